@@ -1,0 +1,272 @@
+//! Activations: each function beside its derivative, written once over [`Simd`] and used by the forward and backward kernels of
+//! every instruction set, by the sequential oracle and by [`Activation::value`].
+//!
+//! NaN in gives NaN out, for values; a derivative at NaN is NaN, but for the piecewise linear ones, whose comparison `z > 0` is
+//! false. Values at +-inf are the limits.
+
+use crate::simd::{One, Simd, math};
+
+/// The activation function phi between the two weight layers of a block, or after a linear layer.
+///
+/// Bounds are the largest error over all f32 inputs against f64, in units in the last place of the true value, measured by
+/// `cargo test --release --test activation -- --ignored`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Activation {
+    /// phi(z) = z. Exact.
+    Identity,
+    /// phi(z) = max(z, 0); phi'(z) = 1 if z > 0, else 0. Exact. phi(-0) = -0, phi(NaN) = NaN.
+    Relu,
+    /// phi(z) = z if z > 0, else slope * z; phi'(z) = 1 if z > 0, else slope. Correctly rounded.
+    LeakyRelu(
+        /// Slope for z <= 0, usually 0.01. Any float.
+        f32,
+    ),
+    /// phi(z) = z Phi(z), Phi the normal distribution function: the GELU of BERT and ViT (`approximate='none'` in PyTorch).
+    ///
+    /// Computed as max(z, 0) - |z| (1 - Phi(|z|)), the tail as e^(-z^2/2) times a ratio, so that nothing cancels as it does in
+    /// 0.5 z (1 + erf): @GELU@
+    Gelu,
+    /// phi(z) = 0.5 z (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))): the GELU of GPT-2 (`approximate='tanh'` in PyTorch). It differs
+    /// from [`Activation::Gelu`] by up to 4.7e-4.
+    ///
+    /// Computed as z / (1 + 2^(z (K0 + K1 z^2))). @GELU_TANH@
+    GeluTanh,
+    /// phi(z) = z / (1 + e^-z), also called swish. @SILU@
+    Silu,
+    /// phi(z) = tanh(z). @TANH@
+    Tanh,
+    /// phi(z) = 1 / (1 + e^-z). @SIGMOID@
+    Sigmoid,
+}
+
+impl Activation {
+    /// phi(z): the same bits as the kernels give.
+    pub fn value(self, z: f32) -> f32 {
+        with_act!(self, act => act.value(One, [z])[0])
+    }
+
+    /// phi'(z): the same bits as the kernels give.
+    pub fn derivative(self, z: f32) -> f32 {
+        with_act!(self, act => act.grad(One, [z])[0])
+    }
+
+    /// True if phi'(z) can be told from h = phi(z) alone (it is then `derivative(h)`), so that training need not keep z.
+    pub(crate) fn differentiates_from_output(self) -> bool {
+        matches!(self, Activation::Identity | Activation::Relu)
+    }
+
+    /// A short name for reports: `relu`, `gelu_tanh`, ...
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::Identity => "identity",
+            Activation::Relu => "relu",
+            Activation::LeakyRelu(_) => "leaky_relu",
+            Activation::Gelu => "gelu",
+            Activation::GeluTanh => "gelu_tanh",
+            Activation::Silu => "silu",
+            Activation::Tanh => "tanh",
+            Activation::Sigmoid => "sigmoid",
+        }
+    }
+}
+
+/// One activation as a type, so that loops are compiled for it.
+pub(crate) trait Act: Copy {
+    /// phi(z).
+    fn value<S: Simd>(self, s: S, z: S::V) -> S::V;
+    /// phi'(z).
+    fn grad<S: Simd>(self, s: S, z: S::V) -> S::V;
+}
+
+/// Evaluates an expression with `$act` bound to the [`Act`] that an [`Activation`] names.
+macro_rules! with_act {
+    ($activation:expr, $act:ident => $body:expr) => {{
+        use $crate::activation::{self as acts, Activation as A};
+        match $activation {
+            A::Identity => { let $act = acts::Identity; $body }
+            A::Relu => { let $act = acts::Relu; $body }
+            A::LeakyRelu(slope) => { let $act = acts::LeakyRelu(slope); $body }
+            A::Gelu => { let $act = acts::Gelu; $body }
+            A::GeluTanh => { let $act = acts::GeluTanh; $body }
+            A::Silu => { let $act = acts::Silu; $body }
+            A::Tanh => { let $act = acts::Tanh; $body }
+            A::Sigmoid => { let $act = acts::Sigmoid; $body }
+        }
+    }};
+}
+pub(crate) use with_act;
+
+/// x clamped to [-limit, limit]; NaN stays.
+#[inline(always)]
+fn clamp<S: Simd>(s: S, limit: f32, x: S::V) -> S::V {
+    s.min(s.splat(limit), s.max(s.splat(-limit), x))
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Identity;
+impl Act for Identity {
+    #[inline(always)]
+    fn value<S: Simd>(self, _: S, z: S::V) -> S::V {
+        z
+    }
+    #[inline(always)]
+    fn grad<S: Simd>(self, s: S, _: S::V) -> S::V {
+        s.splat(1.0)
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Relu;
+impl Act for Relu {
+    #[inline(always)]
+    fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
+        s.max(s.splat(0.0), z) // in this order NaN passes
+    }
+    #[inline(always)]
+    fn grad<S: Simd>(self, s: S, z: S::V) -> S::V {
+        s.select(s.gt(z, s.splat(0.0)), s.splat(1.0), s.splat(0.0))
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct LeakyRelu(pub(crate) f32);
+impl Act for LeakyRelu {
+    #[inline(always)]
+    fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
+        s.select(s.gt(z, s.splat(0.0)), z, s.mul(z, s.splat(self.0)))
+    }
+    #[inline(always)]
+    fn grad<S: Simd>(self, s: S, z: S::V) -> S::V {
+        s.select(s.gt(z, s.splat(0.0)), s.splat(1.0), s.splat(self.0))
+    }
+}
+
+/// At |z| = 15 the tail e^(-z^2/2) is below half of the smallest denormal.
+const GELU_LIMIT: f32 = 15.0;
+
+#[derive(Clone, Copy)]
+pub(crate) struct Gelu;
+impl Act for Gelu {
+    #[inline(always)]
+    fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
+        let t = s.min(s.splat(GELU_LIMIT), s.abs(z));
+        let (p, n) = math::gauss(s, t);
+        // The factors are multiplied before the scaling, so that a denormal result is rounded only once.
+        let tail = s.ldexp(s.mul(s.mul(t, math::mills(s, t)), p), n);
+        s.sub(s.max(s.splat(0.0), z), tail)
+    }
+
+    /// phi'(z) = Phi(z) + z e^(-z^2/2) / sqrt(2 pi); with D = (1 - Phi(t)) - t e^(-t^2/2) / sqrt(2 pi), t = |z|: D for z <= 0,
+    /// 1 - D for z > 0.
+    #[inline(always)]
+    fn grad<S: Simd>(self, s: S, z: S::V) -> S::V {
+        const INV_SQRT_2PI: f32 = 0.398_942_3;
+        let t = s.min(s.splat(GELU_LIMIT), s.abs(z));
+        let (p, n) = math::gauss(s, t);
+        let d = s.ldexp(s.mul(p, s.fnma(t, s.splat(INV_SQRT_2PI), math::mills(s, t))), n);
+        s.select(s.gt(z, s.splat(0.0)), s.sub(s.splat(1.0), d), d)
+    }
+}
+
+/// 1 / (1 + 2^t) with t = z (K0 + K1 z^2) = -2 u log2(e), u = sqrt(2/pi) (z + 0.044715 z^3): the weight of z in tanh-GELU.
+#[inline(always)]
+fn gelu_tanh_weight<S: Simd>(s: S, z: S::V) -> S::V {
+    const K0: f32 = -2.302_208_2;
+    const K1: f32 = -0.102_943_24;
+    // 2^t overflows to infinity below z = -10.1, and the weight is then 0; |t| stays under 150.
+    let z = clamp(s, 10.5, z);
+    let q = s.fma(s.mul(z, z), s.splat(K1), s.splat(K0));
+    let n = math::round_product(s, z, q);
+    let f = s.fms(z, q, n);
+    let e = s.ldexp(math::exp2_fraction(s, f), n);
+    s.div(s.splat(1.0), s.add(s.splat(1.0), e))
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct GeluTanh;
+impl Act for GeluTanh {
+    #[inline(always)]
+    fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
+        // The weight is 0 below -10.5; without the bound, -inf * 0 would be NaN.
+        s.mul(s.max(s.splat(-10.5), z), gelu_tanh_weight(s, z))
+    }
+
+    /// phi'(z) = w + z w (1 - w) 2 u'(z), with w the weight of the value and 2 u' = 2 sqrt(2/pi) (1 + 3 * 0.044715 z^2).
+    #[inline(always)]
+    fn grad<S: Simd>(self, s: S, z: S::V) -> S::V {
+        const D0: f32 = 1.595_769_1;
+        const D1: f32 = 0.214_064_45;
+        let w = gelu_tanh_weight(s, z);
+        let z = clamp(s, 10.5, z);
+        let slope = s.fma(s.mul(z, z), s.splat(D1), s.splat(D0));
+        let a = s.mul(s.mul(z, w), s.sub(s.splat(1.0), w));
+        s.fma(a, slope, w)
+    }
+}
+
+/// Beyond +-104 the sigmoid is 1, or less than any float.
+const SIGMOID_LIMIT: f32 = 104.0;
+
+/// 1 / (1 + e^-z). Where e^-z overflows, below z = -88.7, the result is 0 instead of a denormal.
+#[inline(always)]
+fn logistic<S: Simd>(s: S, z: S::V) -> S::V {
+    let e = math::exp(s, s.sub(s.splat(0.0), clamp(s, SIGMOID_LIMIT, z)));
+    s.div(s.splat(1.0), s.add(s.splat(1.0), e))
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Silu;
+impl Act for Silu {
+    #[inline(always)]
+    fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
+        // The weight is 0 below -104; without the bound, -inf * 0 would be NaN.
+        s.mul(s.max(s.splat(-SIGMOID_LIMIT), z), logistic(s, z))
+    }
+
+    /// phi'(z) = w + z w (1 - w), w = 1 / (1 + e^-z).
+    #[inline(always)]
+    fn grad<S: Simd>(self, s: S, z: S::V) -> S::V {
+        let w = logistic(s, z);
+        let z = clamp(s, SIGMOID_LIMIT, z);
+        s.fma(s.mul(z, w), s.sub(s.splat(1.0), w), w)
+    }
+}
+
+/// e / (1 + e)^2 with e = e^-|x|, |x| <= 104: the derivative of the logistic function, without cancellation in either tail.
+#[inline(always)]
+fn bell<S: Simd>(s: S, x: S::V) -> S::V {
+    let e = math::exp(s, s.sub(s.splat(0.0), s.min(s.splat(SIGMOID_LIMIT), s.abs(x))));
+    let d = s.add(s.splat(1.0), e);
+    s.div(e, s.mul(d, d))
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Tanh;
+impl Act for Tanh {
+    #[inline(always)]
+    fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
+        math::tanh(s, z)
+    }
+
+    /// phi'(z) = 1 - tanh^2(z) = 4 e / (1 + e)^2, e = e^(-2|z|).
+    #[inline(always)]
+    fn grad<S: Simd>(self, s: S, z: S::V) -> S::V {
+        s.mul(s.splat(4.0), bell(s, s.add(z, z)))
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Sigmoid;
+impl Act for Sigmoid {
+    #[inline(always)]
+    fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
+        logistic(s, z)
+    }
+
+    /// phi'(z) = phi(z) (1 - phi(z)) = e / (1 + e)^2, e = e^-|z|.
+    #[inline(always)]
+    fn grad<S: Simd>(self, s: S, z: S::V) -> S::V {
+        bell(s, z)
+    }
+}

@@ -1,0 +1,96 @@
+//! `Context`: on what and how a call runs. `Workspace`: the memory it reuses.
+
+use crate::error::Error;
+use crate::gemm::blocking::Blocking;
+use crate::gemm::buffers::Buffer;
+use crate::gemm::driver::Par;
+use crate::simd::{Isa, IsaList};
+
+/// How calls run: instruction set, threads and block sizes. None of them changes a bit of any result.
+///
+/// A plain value: copy it, pass it by reference, keep several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Context {
+    isa: Isa,
+    par: Par,
+    blocking: Blocking,
+}
+
+impl Context {
+    /// The fastest instruction set of this CPU (or `RESBLOCK_ISA`), one thread, default block sizes.
+    ///
+    /// # Errors
+    /// [`Error::Isa`] if `RESBLOCK_ISA` names a set that does not exist or that this CPU does not have.
+    pub fn new() -> Result<Self, Error> {
+        Ok(Self { isa: Isa::detect()?, par: Par::Seq, blocking: Blocking::default() })
+    }
+
+    /// The same with another instruction set.
+    ///
+    /// # Errors
+    /// [`Error::Isa`] if this CPU does not have it.
+    pub fn with_isa(self, isa: Isa) -> Result<Self, Error> {
+        // Kernels rely on this check: a `Context` never holds a set that the CPU lacks.
+        if isa.is_available() {
+            Ok(Self { isa, ..self })
+        } else {
+            Err(Error::Isa { source_name: "isa", requested: isa.name().into(), available: IsaList })
+        }
+    }
+
+    /// The same with other threads.
+    pub fn with_par(self, par: Par) -> Self {
+        Self { par, ..self }
+    }
+
+    /// The same with other block sizes.
+    pub fn with_blocking(self, blocking: Blocking) -> Self {
+        Self { blocking, ..self }
+    }
+
+    /// The instruction set.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The threads.
+    pub fn par(&self) -> Par {
+        self.par
+    }
+
+    /// The block sizes.
+    pub fn blocking(&self) -> Blocking {
+        self.blocking
+    }
+}
+
+/// Scratch memory and the record of a training forward pass. It grows to the largest call it has seen and allocates nothing
+/// after that. Any workspace serves any layer, batch and context; a call borrows it whole.
+#[derive(Debug, Clone, Default)]
+pub struct Workspace {
+    /// One for each thread: the activations of a row block on their way through the layers.
+    pub(crate) scratch: Vec<Buffer>,
+    /// What a training forward leaves for its backward, row block after row block (`fused::slots`).
+    pub(crate) tape: Buffer,
+    /// Outputs on their way to a matrix that is not row-major.
+    pub(crate) staging: Buffer,
+    /// Squared norms of single rows, for the gradient-flow probe.
+    pub(crate) row_norms: Vec<f64>,
+}
+
+impl Workspace {
+    /// An empty workspace.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Room for `threads` scratches of `len` floats each.
+    pub(crate) fn grow_scratch(&mut self, threads: usize, len: usize) {
+        if self.scratch.len() < threads {
+            self.scratch.resize_with(threads, Buffer::default);
+        }
+        for buffer in &mut self.scratch[..threads] {
+            buffer.grow(len);
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! Forward: F1 Z = X W1ᵀ + b1, H = phi(Z); F2 Y = H W2ᵀ + b2 + X.
+
+use super::{Dest, Plan, RowBlock, RowBlocks, Sink, Stage, Stages, column_pieces, slot};
+use crate::Activation;
+use crate::context::{Context, Workspace};
+use crate::epilogue::{Activate, AddSkip, Store};
+use crate::error::Error;
+use crate::gemm::buffers::Buffer;
+use crate::gemm::driver::for_each;
+use crate::gemm::macro_kernel::{Gemm, Start, gemm};
+use crate::gemm::pack::{pack, unpack};
+use crate::gemm::panels::{In, Out, PANEL, PanelMut, PanelRef, panel_len, panels};
+use crate::mat::{MatMut, MatRef};
+use crate::weights::Affine;
+
+/// Runs `net` on the rows of `x`. With `record`, the workspace's tape holds afterwards what backward needs. Shapes have been
+/// checked by the caller.
+pub(crate) fn forward<N: Stages>(
+    ctx: &Context,
+    ws: &mut Workspace,
+    net: &N,
+    x: MatRef<'_>,
+    skip: Option<MatRef<'_>>,
+    mut y: MatMut<'_>,
+    record: bool,
+) -> Result<Plan, Error> {
+    let n = x.rows();
+    let stage_work = net.iter().map(|s| s.work()).max().unwrap_or(0);
+    let plan = Plan::new(ctx, n, net.work(), stage_work);
+    // All sizes are known to fit before anything is written.
+    let overflow = Error::Overflow { operand: "batch", rows: n, cols: x.cols(), strides: (1, 1) };
+    let tape_width = if record { net.tape_width().ok_or(overflow.clone())? } else { 0 };
+    let tape_len = panel_len("batch", n, tape_width)?;
+    let scratch_width = Scratch::width(net, ctx, plan, record).ok_or(overflow)?;
+    let scratch_len = panel_len("batch", plan.rows.min(n), scratch_width)?;
+    let staged = !y.is_row_major() || plan.column_threads > 1;
+    let staging_len = if staged { panel_len("output", n, y.cols())? } else { 0 };
+
+    ws.tape.grow(tape_len);
+    ws.grow_scratch(plan.row_threads, scratch_len);
+    ws.staging.grow(staging_len);
+    let Workspace { scratch, tape, staging, .. } = ws;
+    let staging = &mut staging.as_mut_slice()[..staging_len];
+    let sink = if staged { Sink::Staged(&mut *staging, y.cols()) } else { Sink::Rows(y.reborrow()) };
+    let tape = &mut tape.as_mut_slice()[..tape_len];
+    let blocks =
+        RowBlocks { input: x, skip, tape, tape_width, sink: Some(sink), norms: None, rows: plan.rows, next_row: 0 };
+    for_each(blocks, &mut scratch[..plan.row_threads], |block, scratch: &mut Buffer| {
+        forward_rows(&Team { ctx, column_threads: plan.column_threads }, net, block, scratch, record);
+    });
+    if staged {
+        unstage(staging, plan.rows, &mut y);
+    }
+    Ok(plan)
+}
+
+/// Copies staged row blocks to a matrix of any strides.
+pub(super) fn unstage(staging: &[f32], rows: usize, out: &mut MatMut<'_>) {
+    let (n, cols) = out.shape();
+    let width = panels(cols) * PANEL;
+    for first in (0..n).step_by(rows) {
+        let rows = rows.min(n - first);
+        unpack(PanelRef::new(&staging[first * width..][..rows * width], rows, cols), out, first);
+    }
+}
+
+/// On what a row block runs.
+pub(super) struct Team<'a> {
+    pub(super) ctx: &'a Context,
+    /// Threads that share the columns of a GEMM: 1 unless there are too few rows for row blocks.
+    pub(super) column_threads: usize,
+}
+
+/// The scratch of a row block in inference: input, output and hidden chunk of the stage at hand, and a skip from outside.
+/// In training, the tape holds all but the last.
+struct Scratch {
+    /// Widest input or output.
+    x: usize,
+    /// Widest hidden chunk.
+    h: usize,
+    /// Output width, for a skip from outside.
+    skip: usize,
+}
+
+impl Scratch {
+    fn of<N: Stages>(net: &N, ctx: &Context, plan_columns: usize, record: bool) -> Self {
+        let wide = |cols: usize| panels(cols) * PANEL;
+        let chunk = if plan_columns > 1 { usize::MAX } else { ctx.blocking().hidden_chunk() };
+        let (mut x, mut h, mut skip) = (0, 0, 0);
+        for stage in net.iter() {
+            if !record {
+                x = x.max(wide(stage.inputs())).max(wide(stage.outputs()));
+                if let Stage::Block { first, .. } = stage {
+                    h = h.max(wide(first.outputs()).min(chunk));
+                }
+            }
+            skip = wide(stage.outputs());
+        }
+        Self { x, h, skip }
+    }
+
+    /// Floats a row.
+    fn width<N: Stages>(net: &N, ctx: &Context, plan: Plan, record: bool) -> Option<usize> {
+        let Self { x, h, skip } = Self::of(net, ctx, plan.column_threads, record);
+        x.checked_mul(2)?.checked_add(h)?.checked_add(skip)
+    }
+}
+
+/// Takes a block of rows through all stages.
+fn forward_rows<N: Stages>(team: &Team<'_>, net: &N, block: RowBlock<'_>, scratch: &mut Buffer, record: bool) {
+    let RowBlock { input, skip, mut tape, mut dest, .. } = block;
+    let (rows, isa) = (input.rows(), team.ctx.isa());
+    let widths = Scratch::of(net, team.ctx, team.column_threads, record);
+    let (mut here, rest) = scratch.as_mut_slice().split_at_mut(widths.x * rows);
+    let (mut there, rest) = rest.split_at_mut(widths.x * rows);
+    let (hidden, rest) = rest.split_at_mut(widths.h * rows);
+    let outside = skip.map(|skip| {
+        let packed = &mut rest[..panels(skip.cols()) * PANEL * rows];
+        pack(isa, skip, PanelMut::new(packed, rows, skip.cols()));
+        PanelRef::new(packed, rows, skip.cols())
+    });
+
+    for index in 0..net.len() {
+        let stage = net.stage(index);
+        let (slots, last) = (stage.slots(), index + 1 == net.len());
+        let len = |cols: usize| panels(cols) * PANEL * rows;
+        // The input of the first stage comes from the caller; that of the others is where the stage before put its output.
+        let (cut, next_x);
+        if record {
+            let (this, next) = tape.split_at_mut(slots.total() * rows);
+            cut = Some(slots.cut(this, rows));
+            tape = next;
+            next_x = if last { &mut [][..] } else { &mut tape[..len(stage.outputs())] };
+        } else {
+            cut = None;
+            next_x = if last { &mut [][..] } else { &mut there[..len(stage.outputs())] };
+        }
+        let (x, z, h) = match cut {
+            Some(cut) => (cut.x, (!cut.z.is_empty()).then_some(cut.z), cut.h),
+            None => (&mut here[..len(stage.inputs())], None, &mut *hidden),
+        };
+        if index == 0 {
+            pack(isa, input, PanelMut::new(x, rows, stage.inputs()));
+        }
+        let x = slot(x, rows, stage.inputs());
+        let out = match (last, dest.as_mut()) {
+            (true, Some(dest)) => dest.reborrow(),
+            _ => Dest::Panels(PanelMut::new(next_x, rows, stage.outputs())),
+        };
+        match stage {
+            Stage::Linear { affine, phi, skip } => {
+                let z = z.map(|z| PanelMut::new(z, rows, affine.outputs()));
+                let skip = if skip { Some(x) } else { outside };
+                affine_forward(team, x, affine, phi, z, out, skip);
+            }
+            Stage::Block { first, second, phi, skip } => {
+                let z = z.map(|z| PanelMut::new(z, rows, first.outputs()));
+                let hidden = Hidden { z, h, whole: record || team.column_threads > 1 };
+                block_forward(team, x, (first, second), phi, hidden, out, skip.then_some(x));
+            }
+        }
+        if !record {
+            std::mem::swap(&mut here, &mut there);
+        }
+    }
+}
+
+/// Where a block keeps its hidden activations.
+struct Hidden<'a> {
+    z: Option<PanelMut<'a>>,
+    h: &'a mut [f32],
+    /// True if `h` holds all of them, false if it holds one chunk.
+    whole: bool,
+}
+
+/// out = phi(x Wᵀ + b) + skip for a block of rows.
+fn affine_forward(
+    team: &Team<'_>,
+    x: PanelRef<'_>,
+    affine: &Affine,
+    phi: Activation,
+    z: Option<PanelMut<'_>>,
+    out: Dest<'_>,
+    skip: Option<PanelRef<'_>>,
+) {
+    let (w, bias) = (affine.weights.forward(), affine.bias());
+    split_columns(team, w.cols(), out, z, |first, count, out, z| {
+        let job = Columns { x, w: w.panel_range(first, count), start: start(bias, first) };
+        let skip = skip.map(|s| In::from(s.panel_range(first, count)));
+        job.run(team, phi, z, out, skip);
+    });
+}
+
+/// The columns of one forward GEMM that one thread computes.
+struct Columns<'a> {
+    x: PanelRef<'a>,
+    w: PanelRef<'a>,
+    start: Start<'a>,
+}
+
+impl Columns<'_> {
+    fn run(self, team: &Team<'_>, phi: Activation, z: Option<Out<'_>>, out: Out<'_>, skip: Option<In<'_>>) {
+        let (isa, depth) = (team.ctx.isa(), team.ctx.blocking().k_block());
+        let Self { x: a, w: b, start } = self;
+        match (phi, z, skip) {
+            (Activation::Identity, None, None) => {
+                gemm(isa, Gemm { a, b, b_row: 0, start, depth, epilogue: Store { out } });
+            }
+            (Activation::Identity, None, Some(skip)) => {
+                gemm(isa, Gemm { a, b, b_row: 0, start, depth, epilogue: AddSkip { out, skip } });
+            }
+            (phi, z, skip) => {
+                gemm(isa, Gemm { a, b, b_row: 0, start, depth, epilogue: Activate { phi, z, out, skip } });
+            }
+        }
+    }
+}
+
+/// y = phi(x W1ᵀ + b1) W2ᵀ + b2 (+ skip) for a block of rows: chunk by chunk of the hidden columns, so that a chunk is consumed
+/// by the second GEMM while it is in cache; between chunks the chains of y wait in the output.
+fn block_forward(
+    team: &Team<'_>,
+    x: PanelRef<'_>,
+    (first, second): (&Affine, &Affine),
+    phi: Activation,
+    hidden: Hidden<'_>,
+    mut out: Dest<'_>,
+    skip: Option<PanelRef<'_>>,
+) {
+    let (rows, width) = (x.rows(), first.outputs());
+    let (w1, w2) = (first.weights.forward(), second.weights.forward());
+    let (isa, depth) = (team.ctx.isa(), team.ctx.blocking().k_block());
+    let Hidden { mut z, h, whole } = hidden;
+    if team.column_threads > 1 {
+        let mut h = PanelMut::new(&mut h[..panels(width) * PANEL * rows], rows, width);
+        affine_forward(team, x, first, phi, z, Dest::Panels(h.reborrow()), None);
+        return affine_forward(team, h.as_ref(), second, Activation::Identity, None, out, skip);
+    }
+    let chunk = team.ctx.blocking().hidden_chunk();
+    let mut c0 = 0;
+    loop {
+        let cols = chunk.min(width - c0);
+        let (p0, count) = (c0 / PANEL, panels(cols));
+        let len = count * PANEL * rows;
+        let at = if whole { p0 * PANEL * rows } else { 0 };
+        let mut h = PanelMut::new(&mut h[at..at + len], rows, cols);
+        let z = z.as_mut().map(|z| z.panel_range(p0, count).into());
+        let job = Columns { x, w: w1.panel_range(p0, count), start: start(first.bias(), p0) };
+        job.run(team, phi, z, h.reborrow().into(), None);
+
+        let (a, b, b_row) = (h.as_ref(), w2, c0);
+        let start = if c0 == 0 { start(second.bias(), 0) } else { Start::Continue };
+        c0 += cols;
+        let out = Out::from(out.reborrow());
+        match (c0 == width, skip) {
+            (true, Some(skip)) => {
+                gemm(isa, Gemm { a, b, b_row, start, depth, epilogue: AddSkip { out, skip: skip.into() } });
+            }
+            _ => gemm(isa, Gemm { a, b, b_row, start, depth, epilogue: Store { out } }),
+        }
+        if c0 == width {
+            break;
+        }
+    }
+}
+
+/// Chains start from the bias of their columns, panel `first` and on.
+fn start(bias: Option<&[f32]>, first: usize) -> Start<'_> {
+    bias.map_or(Start::Zero, |bias| Start::Bias(&bias[first * PANEL..]))
+}
+
+/// Runs `work(first panel, panels, out, aux)` over the columns of an output, whole or in pieces on several threads. Pieces of
+/// panels are disjoint memory; `aux` is cut like `out`.
+pub(super) fn split_columns(
+    team: &Team<'_>,
+    columns: usize,
+    out: Dest<'_>,
+    aux: Option<PanelMut<'_>>,
+    work: impl Fn(usize, usize, Out<'_>, Option<Out<'_>>) + Sync,
+) {
+    let (threads, out) = match (team.column_threads, out) {
+        // Rows of the caller's matrix cannot be cut by columns: `forward` stages the output when columns are shared.
+        (1, out) | (_, out @ Dest::Rows(_)) => return work(0, panels(columns), out.into(), aux.map(Into::into)),
+        (threads, Dest::Panels(out)) => (threads, out),
+    };
+    let rows = out.as_ref().rows();
+    let (mut out, mut aux) = (out.into_data(), aux.map(PanelMut::into_data));
+    let pieces = column_pieces(columns, threads).map(move |(first, count)| {
+        let cols = (count * PANEL).min(columns - first * PANEL);
+        let len = count * PANEL * rows;
+        let (head, tail) = std::mem::take(&mut out).split_at_mut(len);
+        out = tail;
+        let aux = aux.as_mut().map(|aux| {
+            let (head, tail) = std::mem::take(aux).split_at_mut(len);
+            *aux = tail;
+            PanelMut::new(head, rows, cols)
+        });
+        (first, count, PanelMut::new(head, rows, cols), aux)
+    });
+    // Nothing but a count of threads: a slice of units takes no memory.
+    let mut crew = vec![(); threads];
+    for_each(pieces, &mut crew, |(first, count, out, aux), ()| work(first, count, out.into(), aux.map(Into::into)));
+}

@@ -1,0 +1,54 @@
+//! Every tuning number above the register tile: how a batch is cut into blocks of rows, the hidden width into chunks, a long
+//! chain into k blocks, and when another thread pays. docs/tuning.md says how each was measured.
+
+use super::panels::PANEL;
+
+/// Sizes of the blocks that a call is cut into. They change speed, never bits; tests set them absurdly small so that every loop
+/// iterates. The default fits caches of 32 KiB L1 and 1 MiB L2 or more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blocking {
+    /// Most rows of the batch in one block: a task of one thread, resident in L2.
+    pub rows: usize,
+    /// Most hidden columns computed before the second GEMM of a block consumes them (rounded up to a multiple of 16).
+    pub hidden: usize,
+    /// Longest piece of a chain run in one go (rounded up to a multiple of 16).
+    pub depth: usize,
+}
+
+impl Default for Blocking {
+    fn default() -> Self {
+        // 112 rows = 8 tiles of 14. x, y and a 512-wide hidden chunk of 112 rows: 112 x (d + d + 512) x 4 B = 670 KiB for
+        // d = 512. A k block of 1024 streams 2 panels x 1024 x 64 B = 128 KiB from L2 for each 8 tiles.
+        Self { rows: 112, hidden: 512, depth: 1024 }
+    }
+}
+
+impl Blocking {
+    /// Hidden columns of a chunk: a positive multiple of 16.
+    pub(crate) fn hidden_chunk(&self) -> usize {
+        self.hidden.clamp(1, 1 << 30).next_multiple_of(PANEL)
+    }
+
+    /// Length of a k block: a positive multiple of 16.
+    pub(crate) fn k_block(&self) -> usize {
+        self.depth.clamp(1, 1 << 30).next_multiple_of(PANEL)
+    }
+
+    /// Rows of a block for a batch of `n` on `threads` threads: blocks of nearly equal size, a multiple of the thread count of
+    /// them unless that makes blocks of fewer than 8 rows.
+    pub(crate) fn row_block(&self, n: usize, threads: usize) -> usize {
+        let most = self.rows.max(1);
+        let blocks = n.div_ceil(most).max(1);
+        let even = blocks.next_multiple_of(threads.max(1));
+        let blocks = if n / even >= 8 { even } else { blocks };
+        n.div_ceil(blocks).max(1)
+    }
+}
+
+/// Multiply-adds that make one more thread worth waking: at 80 G/s, 25 microseconds of work against 5 to 10 for a wake-up.
+const WORK_PER_THREAD: usize = 2_000_000;
+
+/// How many of `available` threads a piece of work of so many multiply-adds should use.
+pub(crate) fn useful_threads(available: usize, multiply_adds: usize) -> usize {
+    available.min(1 + multiply_adds / WORK_PER_THREAD)
+}

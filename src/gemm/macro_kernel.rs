@@ -1,0 +1,311 @@
+//! The macro-kernel: the loops over tiles around the micro-kernel, inside one instruction set.
+//!
+//! Loop order: k blocks, then groups of panels of the vector operand, then tiles of rows, so that a group of panels
+//! (`depth` x 32 floats) stays in L1 or streams from L2 once for all rows of the block, while the rows stay in L2.
+
+use super::micro::{AlongColumns, DownRows, Operands, Walk, chain};
+use super::panels::{In, PANEL, PanelRef, panels};
+use crate::epilogue::{self, Epilogue};
+use crate::simd::{Isa, Kernel, Simd};
+
+/// What the chains of a GEMM start from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Start<'a> {
+    /// 0.
+    Zero,
+    /// The bias of the column.
+    Bias(&'a [f32]),
+    /// What the output holds: the chain of an earlier k block or of an earlier batch goes on.
+    Continue,
+}
+
+/// out = epilogue(start + a b): a is `m x k`, b is rows `b_row .. b_row + k` of a matrix with `n` columns, out is `m x n`.
+pub(crate) struct Gemm<'a, E> {
+    pub(crate) a: PanelRef<'a>,
+    pub(crate) b: PanelRef<'a>,
+    pub(crate) b_row: usize,
+    pub(crate) start: Start<'a>,
+    /// k is taken in blocks of this many (a multiple of 16); between blocks the chains wait in the output.
+    pub(crate) depth: usize,
+    pub(crate) epilogue: E,
+}
+
+/// out = start + aᵀ b: the chain runs over the rows that a and b share. Out has a row for each column of a.
+pub(crate) struct GradGemm<'a, E> {
+    pub(crate) a: PanelRef<'a>,
+    pub(crate) b: PanelRef<'a>,
+    pub(crate) start: Start<'a>,
+    pub(crate) epilogue: E,
+}
+
+/// Runs a GEMM over column panels. Operands are checked here, once, for every pointer below.
+pub(crate) fn gemm<E: Epilogue>(isa: Isa, job: Gemm<'_, E>) {
+    assert!(job.b_row + job.a.cols() <= job.b.rows(), "the vector operand has a row for each k");
+    assert_eq!(job.epilogue.cols(), job.b.cols(), "output columns");
+    assert!(job.depth > 0 && job.depth.is_multiple_of(PANEL), "k blocks start at panel boundaries");
+    isa.run(job);
+}
+
+/// Runs a weight-gradient GEMM.
+pub(crate) fn grad_gemm<E: Epilogue>(isa: Isa, job: GradGemm<'_, E>) {
+    assert_eq!(job.a.rows(), job.b.rows(), "both operands have a row for each k");
+    assert_eq!(job.epilogue.cols(), job.b.cols(), "output columns");
+    isa.run(job);
+}
+
+/// Cuts `total` into the fewest pieces of at most `max`, of nearly equal size: 29 by 14 is 10 + 10 + 9, not 14 + 14 + 1, whose
+/// last piece would have too few accumulators to hide latency.
+fn pieces(total: usize, max: usize) -> impl Iterator<Item = (usize, usize)> {
+    let count = total.div_ceil(max).max(1);
+    let (size, longer) = (total / count, total % count);
+    (0..count).map(move |i| (i * size + i.min(longer), size + usize::from(i < longer))).filter(|&(_, len)| len > 0)
+}
+
+/// Panels side by side in a tile of `mr` rows. Up to 4 rows, wide tiles make up for the accumulators that rows do not give;
+/// they stay within the accumulators of the full tile.
+const fn tile_panels<S: Simd>(mr: usize) -> usize {
+    let vectors = PANEL.div_ceil(S::LANES);
+    let budget = S::MR * S::NP * vectors;
+    let wide = match mr {
+        1 | 2 => 8,
+        3 | 4 => 4,
+        _ => 0,
+    };
+    let fits = budget / (mr * vectors);
+    let fits = if fits >= 8 { 8 } else if fits >= 4 { 4 } else { fits };
+    if wide > fits && fits > S::NP {
+        fits
+    } else if wide > S::NP && wide <= fits {
+        wide
+    } else {
+        S::NP
+    }
+}
+
+impl<E: Epilogue> Kernel for Gemm<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let (m, k, n_panels) = (self.a.rows(), self.a.cols(), panels(self.b.cols()));
+        let max_np = match m {
+            1 => const { tile_panels::<S>(1) },
+            2 => const { tile_panels::<S>(2) },
+            3 => const { tile_panels::<S>(3) },
+            4 => const { tile_panels::<S>(4) },
+            _ => S::NP,
+        };
+        let mut k0 = 0;
+        loop {
+            let kc = self.depth.min(k - k0);
+            let last = k0 + kc == k;
+            let start = if k0 == 0 { self.start } else { Start::Continue };
+            for (p, np) in pieces(n_panels, max_np) {
+                for (i, mr) in pieces(m, S::MR) {
+                    let operands = Operands {
+                        k: kc,
+                        a: self.a.data().as_ptr().wrapping_add((k0 / PANEL) * self.a.stride() + i * PANEL),
+                        a_run: self.a.stride(),
+                        b: self.b.data().as_ptr().wrapping_add(p * self.b.stride() + (self.b_row + k0) * PANEL),
+                        b_panel: self.b.stride(),
+                    };
+                    // SAFETY: `gemm` asserted that b has rows b_row .. b_row + k; i + mr <= m = rows of a; p + np <= panels
+                    // of b; columns k0 .. k0 + kc exist in a. `chain` reads exactly these.
+                    unsafe { tile::<S, AlongColumns, E>(s, mr, np, operands, start, (i, p), last, &mut self.epilogue) };
+                }
+            }
+            k0 += kc;
+            if last {
+                break;
+            }
+        }
+    }
+}
+
+impl<E: Epilogue> Kernel for GradGemm<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let (rows, k) = (self.a.cols(), self.a.rows());
+        for (p, np) in pieces(panels(self.b.cols()), S::GRAD_NP) {
+            for q in 0..panels(rows) {
+                for (lane, mr) in pieces(PANEL.min(rows - q * PANEL), S::GRAD_MR) {
+                    let operands = Operands {
+                        k,
+                        a: self.a.data().as_ptr().wrapping_add(q * self.a.stride() + lane),
+                        a_run: PANEL * PANEL,
+                        b: self.b.data().as_ptr().wrapping_add(p * self.b.stride()),
+                        b_panel: self.b.stride(),
+                    };
+                    let at = (q * PANEL + lane, p);
+                    // SAFETY: `grad_gemm` asserted that a and b have k rows; lane + mr <= 16 stays in panel q of a;
+                    // p + np <= panels of b. `chain` reads exactly these.
+                    unsafe { tile::<S, DownRows, E>(s, mr, np, operands, self.start, at, true, &mut self.epilogue) };
+                }
+            }
+        }
+    }
+}
+
+/// One tile of `mr` rows and `np` panels: picks the function compiled for that size.
+///
+/// # Safety
+/// As [`chain`] for these operands, with MR = `mr`, NP = `np`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "the one place where run-time sizes become constants")]
+unsafe fn tile<S: Simd, W: Walk, E: Epilogue>(
+    s: S,
+    mr: usize,
+    np: usize,
+    operands: Operands,
+    start: Start<'_>,
+    at: (usize, usize),
+    last: bool,
+    epilogue: &mut E,
+) {
+    // `const` conditions: sizes that an instruction set does not use are not compiled for it.
+    macro_rules! sizes {
+        ($($mr:literal x $np:literal if $wanted:expr;)*) => {$(
+            if const { $wanted($mr, $np) } && mr == $mr && np == $np {
+                return s.call(Tile::<W, E, $mr, $np> { operands, start, at, last, epilogue, walk: std::marker::PhantomData });
+            }
+        )*};
+    }
+    if const { W::K == 1 } {
+        const fn wanted<S: Simd>(mr: usize, np: usize) -> bool {
+            mr <= S::MR && np <= if mr <= 4 && tile_panels::<S>(mr) > S::NP { tile_panels::<S>(mr) } else { S::NP }
+        }
+        sizes! {
+            14 x 2 if wanted::<S>; 13 x 2 if wanted::<S>; 12 x 2 if wanted::<S>; 11 x 2 if wanted::<S>; 10 x 2 if wanted::<S>;
+            9 x 2 if wanted::<S>; 8 x 2 if wanted::<S>; 7 x 2 if wanted::<S>; 6 x 2 if wanted::<S>; 5 x 2 if wanted::<S>;
+            14 x 1 if wanted::<S>; 13 x 1 if wanted::<S>; 12 x 1 if wanted::<S>; 11 x 1 if wanted::<S>; 10 x 1 if wanted::<S>;
+            9 x 1 if wanted::<S>; 8 x 1 if wanted::<S>; 7 x 1 if wanted::<S>; 6 x 1 if wanted::<S>; 5 x 1 if wanted::<S>;
+            4 x 1 if wanted::<S>; 4 x 2 if wanted::<S>; 4 x 3 if wanted::<S>; 4 x 4 if wanted::<S>;
+            3 x 1 if wanted::<S>; 3 x 2 if wanted::<S>; 3 x 3 if wanted::<S>; 3 x 4 if wanted::<S>;
+            2 x 1 if wanted::<S>; 2 x 2 if wanted::<S>; 2 x 3 if wanted::<S>; 2 x 4 if wanted::<S>;
+            2 x 5 if wanted::<S>; 2 x 6 if wanted::<S>; 2 x 7 if wanted::<S>; 2 x 8 if wanted::<S>;
+            1 x 1 if wanted::<S>; 1 x 2 if wanted::<S>; 1 x 3 if wanted::<S>; 1 x 4 if wanted::<S>;
+            1 x 5 if wanted::<S>; 1 x 6 if wanted::<S>; 1 x 7 if wanted::<S>; 1 x 8 if wanted::<S>;
+        }
+    } else {
+        const fn wanted<S: Simd>(mr: usize, np: usize) -> bool {
+            mr <= S::GRAD_MR && np <= S::GRAD_NP
+        }
+        sizes! {
+            8 x 3 if wanted::<S>; 8 x 2 if wanted::<S>; 8 x 1 if wanted::<S>;
+            7 x 3 if wanted::<S>; 7 x 2 if wanted::<S>; 7 x 1 if wanted::<S>;
+            6 x 3 if wanted::<S>; 6 x 2 if wanted::<S>; 6 x 1 if wanted::<S>;
+            5 x 3 if wanted::<S>; 5 x 2 if wanted::<S>; 5 x 1 if wanted::<S>;
+            4 x 3 if wanted::<S>; 4 x 2 if wanted::<S>; 4 x 1 if wanted::<S>;
+            3 x 3 if wanted::<S>; 3 x 2 if wanted::<S>; 3 x 1 if wanted::<S>;
+            2 x 3 if wanted::<S>; 2 x 2 if wanted::<S>; 2 x 1 if wanted::<S>;
+            1 x 3 if wanted::<S>; 1 x 2 if wanted::<S>; 1 x 1 if wanted::<S>;
+        }
+    }
+    unreachable!("no {mr} x {np} tile");
+}
+
+/// One tile as a function of its own: start, chain, epilogue, all in registers.
+struct Tile<'t, W, E, const MR: usize, const NP: usize> {
+    operands: Operands,
+    start: Start<'t>,
+    at: (usize, usize),
+    last: bool,
+    epilogue: &'t mut E,
+    walk: std::marker::PhantomData<W>,
+}
+
+impl<W: Walk, E: Epilogue, const MR: usize, const NP: usize> Kernel for Tile<'_, W, E, MR, NP> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (i0, p0) = self.at;
+        let mut acc = [[s.row(s.splat(0.0)); NP]; MR];
+        match self.start {
+            Start::Zero => {}
+            Start::Bias(bias) => {
+                for p in 0..NP {
+                    let cells = &bias[(p0 + p) * PANEL..];
+                    let line = load_cells(s, &cells[..cells.len().min(PANEL)]);
+                    for i in 0..MR {
+                        acc[i][p] = line;
+                    }
+                }
+            }
+            Start::Continue => {
+                for i in 0..MR {
+                    for p in 0..NP {
+                        acc[i][p] = load_cells(s, self.epilogue.out(i0 + i, p0 + p));
+                    }
+                }
+            }
+        }
+        // SAFETY: `tile`, the only maker of `Tile`s, passes on its caller's promise for these operands and sizes.
+        let acc = unsafe { chain::<S, W, MR, NP>(s, self.operands, acc) };
+        if self.last {
+            self.epilogue.finish(s, acc, i0, p0);
+        } else {
+            epilogue::store(s, self.epilogue, acc, i0, p0);
+        }
+    }
+}
+
+/// Up to 16 cells as a panel row; lanes past the end are 0.
+#[inline(always)]
+pub(crate) fn load_cells<S: Simd>(s: S, cells: &[f32]) -> S::Row {
+    let mut row = s.row(s.splat(0.0));
+    for v in 0..const { PANEL.div_ceil(S::LANES) } {
+        row.as_mut()[v] = s.load(&cells[(v * S::LANES).min(cells.len())..((v + 1) * S::LANES).min(cells.len())]);
+    }
+    row
+}
+
+/// Writes a panel row to up to 16 cells.
+#[inline(always)]
+pub(crate) fn store_cells<S: Simd>(s: S, cells: &mut [f32], row: S::Row) {
+    let len = cells.len();
+    for v in 0..const { PANEL.div_ceil(S::LANES) } {
+        s.store(&mut cells[(v * S::LANES).min(len)..((v + 1) * S::LANES).min(len)], row.as_ref()[v]);
+    }
+}
+
+/// Column sums: sums[j] = (... (start + b[0, j]) + b[1, j]) + ..., in row order.
+pub(crate) fn column_sums(isa: Isa, b: PanelRef<'_>, accumulate: bool, sums: &mut [f32]) {
+    assert_eq!(sums.len(), b.cols(), "a sum for each column");
+    isa.run(ColumnSums { b, accumulate, sums });
+}
+
+struct ColumnSums<'a> {
+    b: PanelRef<'a>,
+    accumulate: bool,
+    sums: &'a mut [f32],
+}
+
+impl Kernel for ColumnSums<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // Four panels at a time: additions of one chain wait for each other, those of four do not.
+        let cells = In::from(self.b);
+        for (group, sums) in self.sums.chunks_mut(4 * PANEL).enumerate() {
+            let np = panels(sums.len());
+            let mut acc = [s.row(s.splat(0.0)); 4];
+            if self.accumulate {
+                for (row, cells) in acc.iter_mut().zip(sums.chunks(PANEL)) {
+                    *row = load_cells(s, cells);
+                }
+            }
+            for i in 0..self.b.rows() {
+                for p in 0..np.min(4) {
+                    let line = load_cells(s, cells.at(i, group * 4 + p));
+                    for v in 0..const { PANEL.div_ceil(S::LANES) } {
+                        let c = &mut acc[p].as_mut()[v];
+                        *c = s.add(*c, line.as_ref()[v]);
+                    }
+                }
+            }
+            for (row, cells) in acc.into_iter().zip(sums.chunks_mut(PANEL)) {
+                store_cells(s, cells, row);
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The micro-kernel: the k loop. Everything fast in this crate is this loop; everything exact is its order.
+//!
+//! ```text
+//!                b: one row of NP panels          for k in order:
+//!               +--------+--------+                 load the row of each panel        NP vectors (AVX-512)
+//!     a: MR     | b[k]   | b'[k]  |                 for each row i: broadcast a[i,k]  1 register
+//!   +-----+     +--------+--------+                   acc[i][p] = fma(a, b_p, acc)    MR x NP accumulators
+//!   | a0k | --> | acc00  | acc01  |
+//!   | a1k | --> | acc10  | acc11  |               One chain of fused multiply-adds for each element, in increasing k:
+//!   |  :  |     |   :    |   :    |               vectors run over columns, never over k, and latency is hidden by more
+//!   +-----+     +--------+--------+               elements, never by more chains for one element.
+//! ```
+
+use super::panels::PANEL;
+use crate::simd::Simd;
+
+/// Steps between the elements of the broadcast operand `a`, in floats. Panels give two ways to walk.
+pub(crate) trait Walk {
+    /// From row i of the tile to row i + 1.
+    const ROW: usize;
+    /// From k to k + 1, inside a run of 16 k.
+    const K: usize;
+}
+
+/// k runs along the columns of a panel matrix, the tile's rows are its rows: forward and input-gradient GEMMs. After 16 columns
+/// the next panel follows.
+pub(crate) struct AlongColumns;
+impl Walk for AlongColumns {
+    const ROW: usize = PANEL;
+    const K: usize = 1;
+}
+
+/// k runs down the rows of a panel, the tile's rows are up to 16 of its columns: weight gradients, a transpose without moving
+/// anything.
+pub(crate) struct DownRows;
+impl Walk for DownRows {
+    const ROW: usize = 1;
+    const K: usize = PANEL;
+}
+
+/// The operands of one tile.
+#[derive(Clone, Copy)]
+pub(crate) struct Operands {
+    /// Length of the chain.
+    pub(crate) k: usize,
+    /// Element (row 0, k 0) of the broadcast operand.
+    pub(crate) a: *const f32,
+    /// From a run of 16 k to the next, in floats.
+    pub(crate) a_run: usize,
+    /// Row k = 0 of the first panel of the vector operand.
+    pub(crate) b: *const f32,
+    /// From a panel to the next, in floats.
+    pub(crate) b_panel: usize,
+}
+
+/// acc[i][p] = fma(a[i, k], b[k, p], acc[i][p]) for k in 0..K, in order.
+///
+/// # Safety
+/// Readable: `a + (k / 16) * a_run + (k % 16) * W::K + i * W::ROW` for all k < K, i < MR, and 16 floats at
+/// `b + p * b_panel + k * 16` for all k < K, p < NP.
+#[inline(always)]
+pub(crate) unsafe fn chain<S: Simd, W: Walk, const MR: usize, const NP: usize>(
+    s: S,
+    operands: Operands,
+    mut acc: [[S::Row; NP]; MR],
+) -> [[S::Row; NP]; MR] {
+    let Operands { k, a, a_run, b, b_panel } = operands;
+    let vectors = const { PANEL.div_ceil(S::LANES) };
+    let (mut a, mut b, mut left) = (a, b, k);
+    while left > 0 {
+        let run = left.min(PANEL);
+        let mut ak = a;
+        for _ in 0..run {
+            let mut line = [s.row(s.splat(0.0)); NP];
+            for p in 0..NP {
+                // SAFETY: the caller vouches for 16 floats at b + p * b_panel for this k.
+                unsafe { load_row(s, b.add(p * b_panel), &mut line[p]) };
+            }
+            for i in 0..MR {
+                // SAFETY: the caller vouches for this element.
+                let x = s.splat(unsafe { *ak.add(i * W::ROW) });
+                for p in 0..NP {
+                    for v in 0..vectors {
+                        let c = &mut acc[i][p].as_mut()[v];
+                        *c = s.fma(x, line[p].as_ref()[v], *c);
+                    }
+                }
+            }
+            // wrapping: after the last k these point past the operand and are not read.
+            ak = ak.wrapping_add(W::K);
+            b = b.wrapping_add(PANEL);
+        }
+        a = a.wrapping_add(a_run);
+        left -= run;
+    }
+    acc
+}
+
+/// The 16 columns at `src` as vectors. A set whose lanes do not divide 16 reads its last vector in part.
+///
+/// # Safety
+/// 16 floats can be read at `src`.
+#[inline(always)]
+unsafe fn load_row<S: Simd>(s: S, src: *const f32, row: &mut S::Row) {
+    for v in 0..const { PANEL.div_ceil(S::LANES) } {
+        row.as_mut()[v] = if (v + 1) * S::LANES <= PANEL {
+            // SAFETY: lanes v * LANES .. (v + 1) * LANES are among the 16.
+            unsafe { s.load_ptr(src.add(v * S::LANES)) }
+        } else {
+            // SAFETY: the rest of the 16 floats, as a slice.
+            s.load(unsafe { std::slice::from_raw_parts(src.add(v * S::LANES), PANEL - v * S::LANES) })
+        };
+    }
+}

@@ -1,0 +1,41 @@
+//! The transposed twin of a weight matrix: panels of W made from panels of Wᵀ.
+//!
+//! In panels, a 16 x 16 block of the source is 1 KiB in one piece, and so is its transpose in the destination: block (p, q) of
+//! one is block (q, p) of the other.
+
+use super::panels::{PANEL, PanelMut, PanelRef, panels};
+use crate::simd::{Isa, Kernel, Simd};
+
+/// `to` = transpose of `from`; the shapes must be each other's mirror image. Padding of `to` becomes what `from` has below its
+/// last row: zero.
+pub(crate) fn transpose(isa: Isa, from: PanelRef<'_>, to: PanelMut<'_>) {
+    assert_eq!((to.as_ref().rows(), to.as_ref().cols()), (from.cols(), from.rows()), "shape of the transpose");
+    isa.run(Transpose { from, to: to.into_data() });
+}
+
+struct Transpose<'a> {
+    from: PanelRef<'a>,
+    to: &'a mut [f32],
+}
+
+impl Kernel for Transpose<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (rows, cols) = (self.from.rows(), self.from.cols());
+        for p in 0..panels(cols) {
+            let source = &self.from.data()[p * self.from.stride()..][..self.from.stride()];
+            let height = PANEL.min(cols - p * PANEL); // rows of the transposed block
+            for q in 0..panels(rows) {
+                let width = PANEL.min(rows - q * PANEL);
+                let mut block = [[0.0; PANEL]; PANEL];
+                for (line, row) in block.iter_mut().zip(source[q * PANEL * PANEL..][..width * PANEL].chunks_exact(PANEL)) {
+                    line.copy_from_slice(row);
+                }
+                let block = s.transpose(block);
+                let at = (q * cols + p * PANEL) * PANEL;
+                self.to[at..][..height * PANEL].copy_from_slice(block[..height].as_flattened());
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! y = x + phi(x W1ᵀ + b1) W2ᵀ + b2, and the same without x.
+
+use super::Layer;
+use super::gradients::AffineName;
+use super::init::Init;
+use crate::Activation;
+use crate::error::{Error, expect_shape};
+use crate::fused::{Stage, Stages};
+use crate::weights::Affine;
+
+/// Whether a block adds its input to its output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Skip {
+    /// y = x + G(x): a residual block.
+    Identity,
+    /// y = G(x): a plain (vanilla) block.
+    None,
+}
+
+/// Two weight layers with an activation between them: y = x + G(x) or y = G(x), G(x) = phi(x W1ᵀ + b1) W2ᵀ + b2.
+/// x, y: `n x d`, W1: (h, d), W2: (d, h). The hidden activations stay in cache between the two.
+#[derive(Debug, Clone)]
+pub struct Block {
+    first: Affine,
+    second: Affine,
+    phi: Activation,
+    skip: Skip,
+}
+
+impl Block {
+    /// From parameters.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if W2 is not (d, h) where W1 is (h, d).
+    pub fn new(first: Affine, second: Affine, phi: Activation, skip: Skip) -> Result<Self, Error> {
+        let expected = (first.inputs(), first.outputs());
+        expect_shape("second weights", expected, (second.outputs(), second.inputs()))?;
+        Ok(Self { first, second, phi, skip })
+    }
+
+    /// y = x + G(x) on `d` features with `h` hidden ones, weights drawn by `init`, biases zero.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] if a size overflows.
+    pub fn residual(d: usize, h: usize, phi: Activation, init: &mut Init) -> Result<Self, Error> {
+        Self::with_init(d, h, phi, Skip::Identity, 1.0, init)
+    }
+
+    /// y = G(x), otherwise as [`Block::residual`].
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] if a size overflows.
+    pub fn plain(d: usize, h: usize, phi: Activation, init: &mut Init) -> Result<Self, Error> {
+        Self::with_init(d, h, phi, Skip::None, 1.0, init)
+    }
+
+    /// As [`Block::residual`] or [`Block::plain`], with the second weights scaled by `branch_scale`.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] if a size overflows.
+    pub fn with_init(
+        d: usize,
+        h: usize,
+        phi: Activation,
+        skip: Skip,
+        branch_scale: f32,
+        init: &mut Init,
+    ) -> Result<Self, Error> {
+        Self::new(init.affine(d, h, 1.0)?, init.affine(h, d, branch_scale)?, phi, skip)
+    }
+
+    /// W1 and b1.
+    pub fn first(&self) -> &Affine {
+        &self.first
+    }
+
+    /// W2 and b2.
+    pub fn second(&self) -> &Affine {
+        &self.second
+    }
+
+    /// The activation.
+    pub fn activation(&self) -> Activation {
+        self.phi
+    }
+
+    /// Whether the input is added.
+    pub fn skip(&self) -> Skip {
+        self.skip
+    }
+}
+
+impl Stages for Block {
+    fn len(&self) -> usize {
+        1
+    }
+    fn stage(&self, _: usize) -> Stage<'_> {
+        Stage::Block { first: &self.first, second: &self.second, phi: self.phi, skip: self.skip == Skip::Identity }
+    }
+}
+
+impl Layer for Block {
+    fn inputs(&self) -> usize {
+        self.first.inputs()
+    }
+    fn outputs(&self) -> usize {
+        self.second.outputs()
+    }
+    fn affine_count(&self) -> usize {
+        2
+    }
+    fn affine(&self, index: usize) -> Option<&Affine> {
+        [&self.first, &self.second].get(index).copied()
+    }
+    fn affine_mut(&mut self, index: usize) -> Option<&mut Affine> {
+        match index {
+            0 => Some(&mut self.first),
+            1 => Some(&mut self.second),
+            _ => None,
+        }
+    }
+    fn affine_name(&self, index: usize) -> AffineName {
+        if index == 0 { AffineName::First } else { AffineName::Second }
+    }
+}

@@ -1,0 +1,78 @@
+//! Initial weights from a seed.
+
+use crate::error::Error;
+use crate::mat::MatRef;
+use crate::weights::Affine;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use rand_distr::{Distribution, StandardNormal, StandardUniform};
+
+/// Distribution of initial weights (He et al. 2015 for ReLU-like activations, Glorot and Bengio 2010 for symmetric ones).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Scheme {
+    /// Normal, variance 2 / inputs.
+    HeNormal,
+    /// Uniform on ± sqrt(6 / inputs).
+    HeUniform,
+    /// Normal, variance 2 / (inputs + outputs).
+    XavierNormal,
+    /// Uniform on ± sqrt(6 / (inputs + outputs)).
+    XavierUniform,
+    /// All zero.
+    Zeros,
+}
+
+/// A source of initial parameters: a scheme and a ChaCha8 generator. The same seed gives the same bits on every platform.
+#[derive(Debug, Clone)]
+pub struct Init {
+    scheme: Scheme,
+    rng: ChaCha8Rng,
+}
+
+impl Init {
+    /// From a seed.
+    pub fn new(scheme: Scheme, seed: u64) -> Self {
+        Self { scheme, rng: ChaCha8Rng::seed_from_u64(seed) }
+    }
+
+    /// He initialisation, normal.
+    pub fn he(seed: u64) -> Self {
+        Self::new(Scheme::HeNormal, seed)
+    }
+
+    /// Xavier (Glorot) initialisation, uniform.
+    pub fn xavier(seed: u64) -> Self {
+        Self::new(Scheme::XavierUniform, seed)
+    }
+
+    /// Weights (outputs, inputs) of the scheme times `scale`, bias zero.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] if the size overflows.
+    pub fn affine(&mut self, inputs: usize, outputs: usize, scale: f32) -> Result<Affine, Error> {
+        let overflow = Error::Overflow { operand: "weights", rows: outputs, cols: inputs, strides: (inputs, 1) };
+        let len = inputs.checked_mul(outputs).filter(|&n| n <= isize::MAX as usize / 4).ok_or(overflow)?;
+        let (fan_in, both) = (inputs as f64, inputs as f64 + outputs as f64);
+        let (normal, spread) = match self.scheme {
+            Scheme::HeNormal => (true, libm::sqrt(2.0 / fan_in)),
+            Scheme::HeUniform => (false, libm::sqrt(6.0 / fan_in)),
+            Scheme::XavierNormal => (true, libm::sqrt(2.0 / both)),
+            Scheme::XavierUniform => (false, libm::sqrt(6.0 / both)),
+            Scheme::Zeros => return Affine::new(MatRef::new(&vec![0.0; len], outputs, inputs)?, Some(&vec![0.0; outputs])),
+        };
+        let spread = spread as f32 * scale;
+        let w: Vec<f32> = (0..len)
+            .map(|_| {
+                let unit: f32 = if normal {
+                    StandardNormal.sample(&mut self.rng)
+                } else {
+                    let u: f32 = StandardUniform.sample(&mut self.rng);
+                    2.0 * u - 1.0
+                };
+                unit * spread
+            })
+            .collect();
+        Affine::new(MatRef::new(&w, outputs, inputs)?, Some(&vec![0.0; outputs]))
+    }
+}

@@ -1,0 +1,118 @@
+//! y = phi(x Wᵀ + b) + skip.
+
+use super::gradients::AffineName;
+use super::init::Init;
+use super::{Layer, Pass, check};
+use crate::Activation;
+use crate::context::{Context, Workspace};
+use crate::error::{Error, expect_shape};
+use crate::fused::forward::forward;
+use crate::fused::{Stage, Stages};
+use crate::mat::{MatMut, MatRef};
+use crate::weights::Affine;
+
+/// A fused linear layer: y = phi(x Wᵀ + b), or y = x + phi(x Wᵀ + b), in one pass. x: `n x inputs`, W: (outputs, inputs),
+/// y: `n x outputs`.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    affine: Affine,
+    phi: Activation,
+    skip: bool,
+}
+
+impl Linear {
+    /// From parameters.
+    pub fn new(affine: Affine, phi: Activation) -> Self {
+        Self { affine, phi, skip: false }
+    }
+
+    /// With weights drawn by `init` and a bias of zeros.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] if the size overflows.
+    pub fn with_init(inputs: usize, outputs: usize, phi: Activation, init: &mut Init) -> Result<Self, Error> {
+        Ok(Self::new(init.affine(inputs, outputs, 1.0)?, phi))
+    }
+
+    /// The same layer with its input added to its output: y = x + phi(x Wᵀ + b).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless there are as many outputs as inputs.
+    pub fn with_skip(self) -> Result<Self, Error> {
+        let n = self.affine.inputs();
+        expect_shape("weights", (n, n), (self.affine.outputs(), n))?;
+        Ok(Self { skip: true, ..self })
+    }
+
+    /// y = phi(x Wᵀ + b) + skip, with a skip of the caller's choosing (`n x outputs`), nothing kept.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] naming `x`, `skip` or `y`; [`Error::Setting`] if the layer has a skip of its own.
+    pub fn infer_with_skip(
+        &self,
+        ctx: &Context,
+        ws: &mut Workspace,
+        x: MatRef<'_>,
+        skip: MatRef<'_>,
+        y: MatMut<'_>,
+    ) -> Result<(), Error> {
+        self.check_skip(x, skip, &y)?;
+        forward(ctx, ws, self, x, Some(skip), y, false).map(|_| ())
+    }
+
+    /// As [`Linear::infer_with_skip`], recorded. The gradient of the skip is dy itself; backward gives the others.
+    ///
+    /// # Errors
+    /// As [`Linear::infer_with_skip`].
+    pub fn forward_with_skip<'a>(
+        &'a self,
+        ctx: &Context,
+        ws: &'a mut Workspace,
+        x: MatRef<'_>,
+        skip: MatRef<'_>,
+        y: MatMut<'_>,
+    ) -> Result<Pass<'a, Self>, Error> {
+        self.check_skip(x, skip, &y)?;
+        let plan = forward(ctx, ws, self, x, Some(skip), y, true)?;
+        Ok(Pass { layer: self, ws, ctx: *ctx, plan, rows: x.rows() })
+    }
+
+    fn check_skip(&self, x: MatRef<'_>, skip: MatRef<'_>, y: &MatMut<'_>) -> Result<(), Error> {
+        check(self, x, y)?;
+        expect_shape("skip", y.shape(), skip.shape())?;
+        if self.skip {
+            return Err(Error::Setting { operand: "skip", reason: "this layer already adds its input" });
+        }
+        Ok(())
+    }
+}
+
+impl Stages for Linear {
+    fn len(&self) -> usize {
+        1
+    }
+    fn stage(&self, _: usize) -> Stage<'_> {
+        Stage::Linear { affine: &self.affine, phi: self.phi, skip: self.skip }
+    }
+}
+
+impl Layer for Linear {
+    fn inputs(&self) -> usize {
+        self.affine.inputs()
+    }
+    fn outputs(&self) -> usize {
+        self.affine.outputs()
+    }
+    fn affine_count(&self) -> usize {
+        1
+    }
+    fn affine(&self, index: usize) -> Option<&Affine> {
+        (index == 0).then_some(&self.affine)
+    }
+    fn affine_mut(&mut self, index: usize) -> Option<&mut Affine> {
+        (index == 0).then_some(&mut self.affine)
+    }
+    fn affine_name(&self, _: usize) -> AffineName {
+        AffineName::Linear
+    }
+}

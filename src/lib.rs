@@ -1,0 +1,38 @@
+#![doc = include_str!("../README.md")]
+#![warn(rustdoc::broken_intra_doc_links)]
+
+mod activation;
+mod context;
+mod epilogue;
+mod error;
+mod fused;
+#[allow(unsafe_code, reason = "the k loop reads operands through pointers; macro_kernel checks them once for each call")]
+mod gemm;
+mod layers;
+mod loss;
+mod mat;
+mod optim;
+mod peak;
+pub mod reference;
+#[allow(unsafe_code, reason = "intrinsics, and the crossing into code compiled for an instruction set")]
+mod simd;
+mod weights;
+
+pub use activation::Activation;
+pub use context::{Context, Workspace};
+pub use error::Error;
+pub use gemm::blocking::Blocking;
+pub use gemm::driver::Par;
+pub use gemm::panels::PanelMat;
+pub use layers::block::{Block, Skip};
+pub use layers::gradients::{AffineName, Gradients, Parameter};
+pub use layers::init::{Init, Scheme};
+pub use layers::linear::Linear;
+pub use layers::stack::{Stack, StackConfig};
+pub use layers::{GradMode, GradientFlow, Layer, Pass};
+pub use loss::{mean_squared_error, softmax_cross_entropy};
+pub use mat::{MatMut, MatRef};
+pub use optim::{AdamW, Optimizer, Sgd};
+pub use peak::{KernelBench, Peak, fma_peak};
+pub use simd::{Isa, IsaList};
+pub use weights::{Affine, Weights};

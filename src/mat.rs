@@ -1,0 +1,227 @@
+//! `MatRef` and `MatMut`: matrices seen in caller-owned slices, with strides.
+//!
+//! Sizes are checked once, here, with overflow-safe arithmetic, so that everything behind a view may index without asking
+//! again. Views hold slices, not pointers: this file needs no `unsafe`, and borrows rule out that an output aliases an input.
+
+use crate::error::Error;
+
+/// Elements from the first to one past the last of a strided matrix; 0 if it is empty.
+fn span(
+    operand: &'static str,
+    (rows, cols): (usize, usize),
+    strides @ (row_stride, col_stride): (usize, usize),
+) -> Result<usize, Error> {
+    if rows == 0 || cols == 0 {
+        return Ok(0);
+    }
+    let last = (rows - 1)
+        .checked_mul(row_stride)
+        .zip((cols - 1).checked_mul(col_stride))
+        .and_then(|(r, c)| r.checked_add(c))
+        .and_then(|i| i.checked_add(1))
+        // A slice never exceeds isize::MAX bytes; more elements than that cannot be addressed.
+        .filter(|&n| n <= isize::MAX as usize / size_of::<f32>());
+    last.ok_or(Error::Overflow { operand, rows, cols, strides })
+}
+
+/// A read-only `rows x cols` matrix of f32: element (i, j) is `data[i * row_stride + j * col_stride]`.
+#[derive(Debug, Clone, Copy)]
+pub struct MatRef<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> MatRef<'a> {
+    /// A row-major matrix; `data` must hold exactly `rows * cols` elements.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] if the product overflows, [`Error::Length`] if the slice has another length.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Result<Self, Error> {
+        let len = rows.checked_mul(cols).ok_or(Error::Overflow { operand: "data", rows, cols, strides: (cols, 1) })?;
+        crate::error::expect_len("data", len, data.len())?;
+        Self::with_strides(data, rows, cols, cols, 1)
+    }
+
+    /// A strided matrix. Strides are in elements; any are allowed, 0 (a repeated row or column) too.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] or [`Error::TooShort`] if the last element lies outside `data`.
+    pub fn with_strides(
+        data: &'a [f32],
+        rows: usize,
+        cols: usize,
+        row_stride: usize,
+        col_stride: usize,
+    ) -> Result<Self, Error> {
+        let strides = (row_stride, col_stride);
+        let needed = span("data", (rows, cols), strides)?;
+        if needed > data.len() {
+            return Err(Error::TooShort { operand: "data", rows, cols, strides, needed, found: data.len() });
+        }
+        Ok(Self { data, rows, cols, row_stride, col_stride })
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// (rows, columns).
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    /// The transposed view: no data moves.
+    pub fn t(self) -> Self {
+        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+    }
+
+    /// Element (i, j), or `None` outside the matrix.
+    pub fn get(&self, i: usize, j: usize) -> Option<f32> {
+        (i < self.rows && j < self.cols).then(|| self.data[i * self.row_stride + j * self.col_stride])
+    }
+
+    /// Rows `start..start + count` (both clamped to the matrix).
+    pub(crate) fn row_range(self, start: usize, count: usize) -> Self {
+        let start = start.min(self.rows);
+        let rows = count.min(self.rows - start);
+        let data = if rows == 0 || self.cols == 0 { &[] } else { &self.data[start * self.row_stride..] };
+        Self { data, rows, ..self }
+    }
+
+    /// Row `i` as a slice, where the columns lie side by side.
+    pub(crate) fn row_slice(&self, i: usize) -> Option<&'a [f32]> {
+        (self.col_stride == 1).then(|| &self.data[i * self.row_stride..][..self.cols])
+    }
+}
+
+/// A writable `rows x cols` matrix of f32 whose elements do not overlap: element (i, j) is
+/// `data[i * row_stride + j * col_stride]`. Elements of the slice between the rows are never touched.
+#[derive(Debug)]
+pub struct MatMut<'a> {
+    data: &'a mut [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> MatMut<'a> {
+    /// A row-major matrix; `data` must hold exactly `rows * cols` elements.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] if the product overflows, [`Error::Length`] if the slice has another length.
+    pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Result<Self, Error> {
+        MatRef::new(data, rows, cols)?;
+        Self::with_strides(data, rows, cols, cols, 1)
+    }
+
+    /// A strided matrix: rows whole and apart (`col_stride * (cols - 1) < row_stride`), or columns so.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] or [`Error::TooShort`] if the last element lies outside `data`, [`Error::Overlap`] if two
+    /// elements might share a place.
+    pub fn with_strides(
+        data: &'a mut [f32],
+        rows: usize,
+        cols: usize,
+        row_stride: usize,
+        col_stride: usize,
+    ) -> Result<Self, Error> {
+        MatRef::with_strides(data, rows, cols, row_stride, col_stride)?;
+        // The products were formed without overflow by `span`, unless the matrix is empty.
+        let apart = |n: usize, stride: usize, m: usize, other: usize| {
+            (m <= 1 || other > 0) && (n <= 1 || stride > (m - 1).saturating_mul(other))
+        };
+        let disjoint = apart(rows, row_stride, cols, col_stride) || apart(cols, col_stride, rows, row_stride);
+        if rows > 0 && cols > 0 && !disjoint {
+            return Err(Error::Overlap { operand: "data", rows, cols, strides: (row_stride, col_stride) });
+        }
+        Ok(Self { data, rows, cols, row_stride, col_stride })
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// (rows, columns).
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    /// The transposed view: no data moves.
+    pub fn t(self) -> Self {
+        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+    }
+
+    /// The same matrix, read-only.
+    pub fn as_ref(&self) -> MatRef<'_> {
+        MatRef {
+            data: self.data,
+            rows: self.rows,
+            cols: self.cols,
+            row_stride: self.row_stride,
+            col_stride: self.col_stride,
+        }
+    }
+
+    /// The same matrix for a shorter time.
+    pub fn reborrow(&mut self) -> MatMut<'_> {
+        MatMut { data: self.data, ..*self }
+    }
+
+    /// Writes element (i, j); returns false outside the matrix.
+    pub fn set(&mut self, i: usize, j: usize, value: f32) -> bool {
+        let inside = i < self.rows && j < self.cols;
+        if inside {
+            self.data[i * self.row_stride + j * self.col_stride] = value;
+        }
+        inside
+    }
+
+    /// True where whole rows lie one after the other, each with its columns side by side: such a matrix can be cut into row
+    /// blocks and written by vector stores.
+    pub(crate) fn is_row_major(&self) -> bool {
+        (self.col_stride == 1 || self.cols <= 1) && (self.rows <= 1 || self.row_stride >= self.cols)
+    }
+
+    /// Cuts off the first `count` rows of a row-major matrix; the rest stays in `self`.
+    pub(crate) fn take_rows(&mut self, count: usize) -> RowsMut<'a> {
+        debug_assert!(self.is_row_major());
+        let count = count.min(self.rows);
+        let data = std::mem::take(&mut self.data);
+        // With rows left over, the view spans more than `count * row_stride` elements; a matrix without columns spans none.
+        let at = match (self.rows == count, self.cols) {
+            (true, _) => data.len(),
+            (false, 0) => 0,
+            (false, _) => count * self.row_stride,
+        };
+        let (head, tail) = data.split_at_mut(at);
+        self.data = tail;
+        self.rows -= count;
+        RowsMut { data: head, rows: count, cols: self.cols, row_stride: self.row_stride }
+    }
+}
+
+/// Some whole rows of a row-major output: element (i, j) is `data[i * row_stride + j]`.
+#[derive(Debug)]
+pub(crate) struct RowsMut<'a> {
+    pub(crate) data: &'a mut [f32],
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) row_stride: usize,
+}

@@ -1,0 +1,164 @@
+//! Weights in panels, with the transposed twin that the input gradient reads.
+
+use crate::context::Context;
+use crate::error::{Error, expect_shape};
+use crate::gemm::panels::{PanelMat, PanelRef};
+use crate::mat::{MatMut, MatRef};
+use crate::simd::Isa;
+
+/// The weight matrix of a linear map from `inputs` to `outputs` features, packed once and reused by every call.
+///
+/// Stored as panels of Wᵀ (`inputs x outputs`), the vector operand of the forward GEMM. Training also needs panels of W, its
+/// twin; whoever changes the weights remakes it (an optimiser step does), so a stale twin is never seen.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    panels: PanelMat,
+    twin: Option<PanelMat>,
+}
+
+impl Weights {
+    /// Packs `w`, (outputs, inputs) as PyTorch and safetensors store it. A transposed view serves for (inputs, outputs).
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] if the size overflows.
+    pub fn new(w: MatRef<'_>) -> Result<Self, Error> {
+        let mut weights = Self { panels: PanelMat::from_mat(w.t())?, twin: None };
+        weights.thaw()?;
+        Ok(weights)
+    }
+
+    /// Input features.
+    pub fn inputs(&self) -> usize {
+        self.panels.shape().0
+    }
+
+    /// Output features.
+    pub fn outputs(&self) -> usize {
+        self.panels.shape().1
+    }
+
+    /// Weight from input `i` to output `o`, or `None` outside the matrix.
+    pub fn get(&self, o: usize, i: usize) -> Option<f32> {
+        self.panels.get(i, o)
+    }
+
+    /// Copies the weights to `out`, (outputs, inputs).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the shape differs.
+    pub fn write_to(&self, out: MatMut<'_>) -> Result<(), Error> {
+        expect_shape("output", (self.outputs(), self.inputs()), out.shape())?;
+        self.panels.write_to(out.t())
+    }
+
+    /// Overwrites the weights with `w`, (outputs, inputs).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the shape differs.
+    pub fn read_from(&mut self, w: MatRef<'_>) -> Result<(), Error> {
+        expect_shape("weights", (self.outputs(), self.inputs()), w.shape())?;
+        self.panels.read_from(w.t())?;
+        self.refresh(Isa::Scalar);
+        Ok(())
+    }
+
+    /// Changes the weights in place as stored (panels of Wᵀ, see [`PanelMat::as_mut_slice`]) and remakes the twin: the door for
+    /// optimisers.
+    pub fn update(&mut self, ctx: &Context, change: impl FnOnce(&mut [f32])) {
+        change(self.panels.as_mut_slice());
+        self.refresh(ctx.isa());
+    }
+
+    /// Drops the transposed twin: half the memory, inference only.
+    pub fn freeze(&mut self) {
+        self.twin = None;
+    }
+
+    /// Makes the transposed twin again.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] if the size overflows.
+    pub fn thaw(&mut self) -> Result<(), Error> {
+        if self.twin.is_none() {
+            self.twin = Some(PanelMat::zeros(self.outputs(), self.inputs())?);
+            self.refresh(Isa::Scalar);
+        }
+        Ok(())
+    }
+
+    /// True while there is no twin.
+    pub fn is_frozen(&self) -> bool {
+        self.twin.is_none()
+    }
+
+    fn refresh(&mut self, isa: Isa) {
+        if let Some(twin) = &mut self.twin {
+            twin.transpose_from(isa, &self.panels);
+        }
+    }
+
+    /// Everything as stored, padding included.
+    pub(crate) fn as_slice(&self) -> &[f32] {
+        self.panels.as_slice()
+    }
+
+    /// Panels of Wᵀ, `inputs x outputs`.
+    pub(crate) fn forward(&self) -> PanelRef<'_> {
+        self.panels.view()
+    }
+
+    /// Panels of W, `outputs x inputs`, unless frozen.
+    pub(crate) fn backward(&self) -> Option<PanelRef<'_>> {
+        self.twin.as_ref().map(PanelMat::view)
+    }
+}
+
+/// f(x) = x Wᵀ + b: weights and, if there is one, a bias.
+#[derive(Debug, Clone)]
+pub struct Affine {
+    pub(crate) weights: Weights,
+    pub(crate) bias: Option<Vec<f32>>,
+}
+
+impl Affine {
+    /// From weights (outputs, inputs) and a bias for each output.
+    ///
+    /// # Errors
+    /// [`Error::Length`] if the bias has another length than W has outputs; [`Error::Overflow`] if the size overflows.
+    pub fn new(w: MatRef<'_>, bias: Option<&[f32]>) -> Result<Self, Error> {
+        if let Some(bias) = bias {
+            crate::error::expect_len("bias", w.rows(), bias.len())?;
+        }
+        Ok(Self { weights: Weights::new(w)?, bias: bias.map(<[f32]>::to_vec) })
+    }
+
+    /// The weights.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The weights, to be changed.
+    pub fn weights_mut(&mut self) -> &mut Weights {
+        &mut self.weights
+    }
+
+    /// The bias.
+    pub fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+
+    /// The bias, to be changed.
+    pub fn bias_mut(&mut self) -> Option<&mut [f32]> {
+        self.bias.as_deref_mut()
+    }
+
+    /// Input features.
+    pub fn inputs(&self) -> usize {
+        self.weights.inputs()
+    }
+
+    /// Output features.
+    pub fn outputs(&self) -> usize {
+        self.weights.outputs()
+    }
+}
