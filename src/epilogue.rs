@@ -1,42 +1,98 @@
 //! Epilogues: what happens to the accumulators of a tile after the last k, before they are stored. One formula each.
 //!
-//! Piecewise linear activations are applied to the accumulators in registers. The others take 15 to 35 instructions a vector;
-//! unrolled over 28 accumulators, for each tile size and activation, that would be megabytes of code, so they run as a rolled
-//! loop over the tile that was just stored, which is still in L1: one more load and store a vector, hidden behind the arithmetic.
+//! What is cheap is done to the accumulators in registers ([`Op`]). Activations other than ReLU take 15 to 35 instructions a
+//! vector; unrolled over 28 accumulators, for each tile size and activation, they would be megabytes of code. They run as a
+//! rolled loop over the tile that was just stored ([`After`]), which is still in L1: one more load and store a vector, beside
+//! the arithmetic.
 
 use crate::Activation;
 use crate::activation::{self, Act, with_act};
 use crate::gemm::macro_kernel::{load_cells, store_cells};
 use crate::gemm::panels::{In, Out, PANEL, PanelMut, PanelRef, panels};
 use crate::simd::{Isa, Kernel, Simd};
+use std::marker::PhantomData;
 
-/// Applied once to every tile of the output, after the last k block.
-pub(crate) trait Epilogue {
-    /// Columns of the output.
-    fn cols(&self) -> usize;
-    /// The up to 16 output cells of row `i` in panel `p`. Chains cut into k blocks wait there too.
-    fn out(&mut self, i: usize, p: usize) -> &mut [f32];
-    /// Finishes the tile whose first row is `i0` and whose first panel is `p0`.
-    fn finish<S: Simd, const MR: usize, const NP: usize>(&mut self, s: S, acc: Acc<S, MR, NP>, i0: usize, p0: usize);
+/// What a GEMM does with its finished chains, `acc`, and where the result goes.
+pub(crate) enum Epilogue<'a> {
+    /// out = acc: weight gradients, layers without activation and skip.
+    Store { out: Out<'a> },
+    /// out = acc + skip: y = f + x forward, dx = chain + dy backward.
+    AddSkip { out: Out<'a>, skip: In<'a> },
+    /// z = acc (kept if wanted), out = phi(z) (+ skip).
+    Activate { phi: Activation, z: Option<Out<'a>>, out: Out<'a>, skip: Option<In<'a>> },
+    /// out = acc * phi'(z): dZ = (dY W2) * phi'(Z), where `z` holds Z, or H for activations whose derivative H tells.
+    Derive { phi: Activation, z: In<'a>, out: Out<'a> },
 }
 
-/// The accumulators of a tile: `MR` rows of `NP` panels.
-pub(crate) type Acc<S, const MR: usize, const NP: usize> = [[<S as Simd>::Row; NP]; MR];
+/// An [`Epilogue`] as kernels take it: an operation compiled into the tile, and a loop after it.
+pub(crate) struct Finish<'a, O> {
+    /// Where the tile is stored; chains cut into k blocks wait here too.
+    pub(crate) out: Out<'a>,
+    /// The second operand of the operation.
+    aux: Option<In<'a>>,
+    after: After<'a>,
+    op: PhantomData<O>,
+}
 
-/// out = acc.
-#[inline(always)]
-pub(crate) fn store<S: Simd, E: Epilogue, const MR: usize, const NP: usize>(
-    s: S,
-    epilogue: &mut E,
-    acc: Acc<S, MR, NP>,
-    i0: usize,
-    p0: usize,
-) {
-    for i in 0..MR {
-        for p in 0..NP {
-            store_cells(s, epilogue.out(i0 + i, p0 + p), acc[i][p]);
+impl<'a> Finish<'a, Store> {
+    /// out = acc
+    #[inline(always)]
+    pub(crate) fn store(out: Out<'a>) -> Self {
+        Self::new(out, None, After::Nothing)
+    }
+}
+
+/// Something that is done with a `Finish`, whatever its operation.
+pub(crate) trait WithFinish<'a> {
+    fn with<O: Op>(self, finish: Finish<'a, O>);
+}
+
+impl<'a> Epilogue<'a> {
+    /// Columns of the output.
+    pub(crate) fn cols(&self) -> usize {
+        match self {
+            Self::Store { out } | Self::AddSkip { out, .. } | Self::Activate { out, .. } | Self::Derive { out, .. } => {
+                out.cols()
+            }
         }
     }
+
+    /// Chooses the compiled operation and goes on with it.
+    pub(crate) fn compile(self, then: impl WithFinish<'a>) {
+        match self {
+            Self::Store { out } => then.with(Finish::<Store>::new(out, None, After::Nothing)),
+            Self::AddSkip { out, skip } => then.with(Finish::<AddSkip>::new(out, Some(skip), After::Nothing)),
+            Self::Activate { phi: Activation::Identity, z: None, out, skip: None } => {
+                then.with(Finish::<Store>::new(out, None, After::Nothing));
+            }
+            Self::Activate { phi: Activation::Identity, z: None, out, skip: Some(skip) } => {
+                then.with(Finish::<AddSkip>::new(out, Some(skip), After::Nothing));
+            }
+            Self::Activate { phi: Activation::Relu, z: None, out, skip: None } => {
+                then.with(Finish::<Relu>::new(out, None, After::Nothing));
+            }
+            Self::Activate { phi, z: None, out, skip } => {
+                then.with(Finish::<Store>::new(out, None, After::Activate { phi, to: None, skip }));
+            }
+            Self::Activate { phi, z: Some(z), out, skip } => {
+                then.with(Finish::<Store>::new(z, None, After::Activate { phi, to: Some(out), skip }));
+            }
+            Self::Derive { phi: Activation::Identity, out, .. } => {
+                then.with(Finish::<Store>::new(out, None, After::Nothing));
+            }
+            Self::Derive { phi: Activation::Relu, z, out } => {
+                then.with(Finish::<ReluMask>::new(out, Some(z), After::Nothing));
+            }
+            Self::Derive { phi, z, out } => then.with(Finish::<Store>::new(out, None, After::Derive { phi, z })),
+        }
+    }
+}
+
+/// One row of one panel, 16 columns, from the accumulators and the second operand.
+pub(crate) trait Op: Copy {
+    /// Whether there is a second operand; without one, `aux` is anything.
+    const AUX: bool;
+    fn row<S: Simd>(s: S, acc: S::Row, aux: S::Row) -> S::Row;
 }
 
 /// f(a, b), vector by vector.
@@ -48,188 +104,177 @@ fn zip<S: Simd>(mut a: S::Row, b: S::Row, f: impl Fn(S::V, S::V) -> S::V) -> S::
     a
 }
 
-/// f(a), vector by vector.
-#[inline(always)]
-fn map<S: Simd>(a: S::Row, f: impl Fn(S::V) -> S::V) -> S::Row {
-    zip::<S>(a, a, |x, _| f(x))
-}
-
-/// out = acc: weight gradients, layers without activation and skip.
-pub(crate) struct Store<'a> {
-    pub(crate) out: Out<'a>,
-}
-
-impl Epilogue for Store<'_> {
+/// acc
+#[derive(Clone, Copy)]
+pub(crate) struct Store;
+impl Op for Store {
+    const AUX: bool = false;
     #[inline(always)]
-    fn cols(&self) -> usize {
-        self.out.cols()
-    }
-    #[inline(always)]
-    fn out(&mut self, i: usize, p: usize) -> &mut [f32] {
-        self.out.at(i, p)
-    }
-    #[inline(always)]
-    fn finish<S: Simd, const MR: usize, const NP: usize>(&mut self, s: S, acc: Acc<S, MR, NP>, i0: usize, p0: usize) {
-        store(s, self, acc, i0, p0);
+    fn row<S: Simd>(_: S, acc: S::Row, _: S::Row) -> S::Row {
+        acc
     }
 }
 
-/// out = acc + skip: y = f + x forward, dx = chain + dy backward.
-pub(crate) struct AddSkip<'a> {
-    pub(crate) out: Out<'a>,
-    pub(crate) skip: In<'a>,
-}
-
-impl Epilogue for AddSkip<'_> {
+/// acc + aux
+#[derive(Clone, Copy)]
+pub(crate) struct AddSkip;
+impl Op for AddSkip {
+    const AUX: bool = true;
     #[inline(always)]
-    fn cols(&self) -> usize {
-        self.out.cols()
-    }
-    #[inline(always)]
-    fn out(&mut self, i: usize, p: usize) -> &mut [f32] {
-        self.out.at(i, p)
-    }
-    #[inline(always)]
-    fn finish<S: Simd, const MR: usize, const NP: usize>(&mut self, s: S, acc: Acc<S, MR, NP>, i0: usize, p0: usize) {
-        for i in 0..MR {
-            for p in 0..NP {
-                let skip = load_cells(s, self.skip.at(i0 + i, p0 + p));
-                store_cells(s, self.out.at(i0 + i, p0 + p), zip::<S>(acc[i][p], skip, |f, x| s.add(f, x)));
-            }
-        }
+    fn row<S: Simd>(s: S, acc: S::Row, aux: S::Row) -> S::Row {
+        zip::<S>(acc, aux, |f, x| s.add(f, x))
     }
 }
 
-/// z = acc (kept if wanted); out = phi(z) + skip.
-pub(crate) struct Activate<'a> {
-    pub(crate) phi: Activation,
-    pub(crate) z: Option<Out<'a>>,
-    pub(crate) out: Out<'a>,
-    pub(crate) skip: Option<In<'a>>,
+/// max(acc, 0)
+#[derive(Clone, Copy)]
+pub(crate) struct Relu;
+impl Op for Relu {
+    const AUX: bool = false;
+    #[inline(always)]
+    fn row<S: Simd>(s: S, acc: S::Row, _: S::Row) -> S::Row {
+        zip::<S>(acc, acc, |z, _| activation::Relu.value(s, z))
+    }
 }
 
-impl Epilogue for Activate<'_> {
+/// acc if aux > 0, acc * 0 elsewhere
+#[derive(Clone, Copy)]
+pub(crate) struct ReluMask;
+impl Op for ReluMask {
+    const AUX: bool = true;
     #[inline(always)]
-    fn cols(&self) -> usize {
-        self.out.cols()
+    fn row<S: Simd>(s: S, acc: S::Row, aux: S::Row) -> S::Row {
+        zip::<S>(acc, aux, |g, h| s.mul(g, activation::Relu.grad(s, h)))
     }
+}
+
+/// What is done to a tile once it is stored, while it is in L1.
+enum After<'a> {
+    Nothing,
+    /// to = phi(out) (+ skip); without `to`, in place.
+    Activate { phi: Activation, to: Option<Out<'a>>, skip: Option<In<'a>> },
+    /// out = out * phi'(z)
+    Derive { phi: Activation, z: In<'a> },
+}
+
+/// First row, rows, first panel, panels.
+type Range = (usize, usize, usize, usize);
+
+/// The accumulators of a tile: `MR` rows of `NP` panels.
+pub(crate) type Acc<S, const MR: usize, const NP: usize> = [[<S as Simd>::Row; NP]; MR];
+
+impl<'a, O: Op> Finish<'a, O> {
     #[inline(always)]
-    fn out(&mut self, i: usize, p: usize) -> &mut [f32] {
-        self.out.at(i, p)
+    fn new(out: Out<'a>, aux: Option<In<'a>>, after: After<'a>) -> Self {
+        Self { out, aux, after, op: PhantomData }
     }
+
+    /// Finishes the tile at row `i0`, panel `p0`.
     #[inline(always)]
-    fn finish<S: Simd, const MR: usize, const NP: usize>(&mut self, s: S, acc: Acc<S, MR, NP>, i0: usize, p0: usize) {
-        if let (Activation::Relu, None, None) = (self.phi, &self.z, &self.skip) {
-            for i in 0..MR {
-                for p in 0..NP {
-                    let h = map::<S>(acc[i][p], |z| activation::Relu.value(s, z));
-                    store_cells(s, self.out.at(i0 + i, p0 + p), h);
-                }
-            }
-            return;
-        }
-        match &mut self.z {
-            None => store(s, self, acc, i0, p0),
-            Some(z) => {
-                for i in 0..MR {
-                    for p in 0..NP {
-                        store_cells(s, z.at(i0 + i, p0 + p), acc[i][p]);
+    pub(crate) fn tile<S: Simd, const MR: usize, const NP: usize>(
+        &mut self,
+        s: S,
+        acc: Acc<S, MR, NP>,
+        i0: usize,
+        p0: usize,
+    ) {
+        if O::AUX {
+            let aux = self.aux.and_then(|aux| aux.window::<MR, NP>(i0, p0));
+            match (aux, self.out.window_mut::<MR, NP>(i0, p0)) {
+                (Some(aux), Some(mut out)) => {
+                    for i in 0..MR {
+                        for p in 0..NP {
+                            out.store(s, i, p, O::row(s, acc[i][p], aux.load(s, i, p)));
+                        }
                     }
                 }
+                _ => self.edge::<S, MR, NP>(s, acc, i0, p0),
+            }
+        } else if let Some(mut out) = self.out.window_mut::<MR, NP>(i0, p0) {
+            for i in 0..MR {
+                for p in 0..NP {
+                    out.store(s, i, p, O::row(s, acc[i][p], acc[i][p]));
+                }
+            }
+        } else {
+            self.edge::<S, MR, NP>(s, acc, i0, p0);
+        }
+        if !matches!(self.after, After::Nothing) {
+            s.call(AfterTile { out: &mut self.out, after: &mut self.after, range: (i0, MR, p0, NP) });
+        }
+    }
+
+    /// A tile whose last panel is cut: through memory, in a function of its own.
+    #[inline(always)]
+    fn edge<S: Simd, const MR: usize, const NP: usize>(&mut self, s: S, acc: Acc<S, MR, NP>, i0: usize, p0: usize) {
+        let mut tile = [[[0.0; PANEL]; NP]; MR];
+        for i in 0..MR {
+            for p in 0..NP {
+                store_cells(s, &mut tile[i][p], acc[i][p]);
             }
         }
-        s.call(ActivateTile { epilogue: self, tile: (i0, MR, p0, NP) });
+        let range = (i0, MR, p0, NP);
+        s.call(EdgeTile::<O> { tile: tile.as_flattened(), out: &mut self.out, aux: &self.aux, range, op: PhantomData });
     }
 }
 
-/// out = phi(z) + skip over a tile (first row, rows, first panel, panels) that holds z, in place or in `z`.
-struct ActivateTile<'t, 'a> {
-    epilogue: &'t mut Activate<'a>,
-    tile: (usize, usize, usize, usize),
+/// out = op(tile, aux), cell by cell.
+struct EdgeTile<'t, 'a, O> {
+    tile: &'t [[f32; PANEL]],
+    out: &'t mut Out<'a>,
+    aux: &'t Option<In<'a>>,
+    range: Range,
+    op: PhantomData<O>,
 }
 
-impl Kernel for ActivateTile<'_, '_> {
+impl<O: Op> Kernel for EdgeTile<'_, '_, O> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { epilogue: Activate { phi, z, out, skip }, tile: (i0, rows, p0, panels) } = self;
-        with_act!(*phi, act => for p in p0..p0 + panels {
-            for i in i0..i0 + rows {
-                let cells = match z {
-                    Some(z) => z.at(i, p),
-                    None => out.at(i, p),
-                };
-                let mut h = map::<S>(load_cells(s, cells), |z| act.value(s, z));
+        let (i0, rows, p0, panels) = self.range;
+        for i in 0..rows {
+            for p in 0..panels {
+                let acc = load_cells(s, &self.tile[i * panels + p]);
+                let aux = self.aux.as_ref().map_or(acc, |aux| load_cells(s, aux.at(i0 + i, p0 + p)));
+                store_cells(s, self.out.at(i0 + i, p0 + p), O::row(s, acc, aux));
+            }
+        }
+    }
+}
+
+/// The loop after a tile.
+struct AfterTile<'t, 'a> {
+    out: &'t mut Out<'a>,
+    after: &'t mut After<'a>,
+    range: Range,
+}
+
+impl Kernel for AfterTile<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { out, after, range: (i0, rows, p0, panels) } = self;
+        let cells = (p0..p0 + panels).flat_map(|p| (i0..i0 + rows).map(move |i| (i, p)));
+        match after {
+            After::Nothing => {}
+            After::Activate { phi, to, skip } => with_act!(*phi, act => for (i, p) in cells {
+                let z = load_cells(s, out.at(i, p));
+                let mut h = zip::<S>(z, z, |z, _| act.value(s, z));
                 if let Some(skip) = skip {
                     h = zip::<S>(h, load_cells(s, skip.at(i, p)), |h, x| s.add(h, x));
                 }
-                store_cells(s, out.at(i, p), h);
-            }
-        });
-    }
-}
-
-/// out = acc * phi'(z): dZ = (dY W2) * phi'(Z), where `z` holds Z, or H for activations whose derivative H tells.
-pub(crate) struct Derive<'a> {
-    pub(crate) phi: Activation,
-    pub(crate) z: In<'a>,
-    pub(crate) out: Out<'a>,
-}
-
-impl Epilogue for Derive<'_> {
-    #[inline(always)]
-    fn cols(&self) -> usize {
-        self.out.cols()
-    }
-    #[inline(always)]
-    fn out(&mut self, i: usize, p: usize) -> &mut [f32] {
-        self.out.at(i, p)
-    }
-    #[inline(always)]
-    fn finish<S: Simd, const MR: usize, const NP: usize>(&mut self, s: S, acc: Acc<S, MR, NP>, i0: usize, p0: usize) {
-        if let Activation::Relu = self.phi {
-            for i in 0..MR {
-                for p in 0..NP {
-                    let h = load_cells(s, self.z.at(i0 + i, p0 + p));
-                    let dz = zip::<S>(acc[i][p], h, |g, h| s.mul(g, activation::Relu.grad(s, h)));
-                    store_cells(s, self.out.at(i0 + i, p0 + p), dz);
-                }
-            }
-            return;
-        }
-        store(s, self, acc, i0, p0);
-        s.call(DeriveTile { phi: self.phi, z: &self.z, out: &mut self.out, tile: (i0, MR, p0, NP) });
-    }
-}
-
-/// out = out * phi'(z) over a tile (first row, rows, first panel, panels). The identity leaves out as it is.
-struct DeriveTile<'t, 'a> {
-    phi: Activation,
-    z: &'t In<'a>,
-    out: &'t mut Out<'a>,
-    tile: (usize, usize, usize, usize),
-}
-
-impl Kernel for DeriveTile<'_, '_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Self { phi, z, out, tile: (i0, rows, p0, panels) } = self;
-        if phi == Activation::Identity {
-            return;
-        }
-        with_act!(phi, act => for p in p0..p0 + panels {
-            for i in i0..i0 + rows {
-                let slope = map::<S>(load_cells(s, z.at(i, p)), |z| act.grad(s, z));
-                let dz = zip::<S>(load_cells(s, out.at(i, p)), slope, |g, d| s.mul(g, d));
+                store_cells(s, to.as_mut().unwrap_or(out).at(i, p), h);
+            }),
+            After::Derive { phi, z } => with_act!(*phi, act => for (i, p) in cells {
+                let dz = zip::<S>(load_cells(s, out.at(i, p)), load_cells(s, z.at(i, p)), |g, z| s.mul(g, act.grad(s, z)));
                 store_cells(s, out.at(i, p), dz);
-            }
-        });
+            }),
+        }
     }
 }
 
-/// dz = dy * phi'(z) over whole panels: the entry of a layer whose own output was activated.
+/// dz = dz * phi'(z) over whole panels: the entry of a layer whose own output was activated.
 pub(crate) fn derive_panels(isa: Isa, phi: Activation, z: PanelRef<'_>, dz: PanelMut<'_>) {
-    let (rows, panels) = (z.rows(), panels(z.cols()));
-    isa.run(DeriveTile { phi, z: &In::from(z), out: &mut Out::from(dz), tile: (0, rows, 0, panels) });
+    let range = (0, z.rows(), 0, panels(z.cols()));
+    isa.run(AfterTile { out: &mut dz.into(), after: &mut After::Derive { phi, z: z.into() }, range });
 }

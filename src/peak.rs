@@ -1,7 +1,7 @@
 //! What the CPU can do, measured: the yardstick for every speed claim.
 
 use crate::context::Context;
-use crate::epilogue::Store;
+use crate::epilogue::Epilogue;
 use crate::error::Error;
 use crate::gemm::driver::for_each;
 use crate::gemm::macro_kernel::{Gemm, Start, gemm};
@@ -96,7 +96,7 @@ impl KernelBench {
 
     /// One call.
     pub fn run(&mut self) {
-        let epilogue = Store { out: self.c.view_mut().into() };
+        let epilogue = Epilogue::Store { out: self.c.view_mut().into() };
         let depth = self.ctx.blocking().k_block();
         let (a, b) = (self.a.view(), self.b.view());
         gemm(self.ctx.isa(), Gemm { a, b, b_row: 0, start: Start::Zero, depth, epilogue });

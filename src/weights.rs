@@ -117,7 +117,8 @@ impl Weights {
 #[derive(Debug, Clone)]
 pub struct Affine {
     pub(crate) weights: Weights,
-    pub(crate) bias: Option<Vec<f32>>,
+    /// `1 x outputs`: padded to whole panels, as the kernels load it.
+    bias: Option<PanelMat>,
 }
 
 impl Affine {
@@ -129,7 +130,8 @@ impl Affine {
         if let Some(bias) = bias {
             crate::error::expect_len("bias", w.rows(), bias.len())?;
         }
-        Ok(Self { weights: Weights::new(w)?, bias: bias.map(<[f32]>::to_vec) })
+        let bias = bias.map(|b| PanelMat::from_mat(MatRef::new(b, 1, b.len())?)).transpose()?;
+        Ok(Self { weights: Weights::new(w)?, bias })
     }
 
     /// The weights.
@@ -144,12 +146,18 @@ impl Affine {
 
     /// The bias.
     pub fn bias(&self) -> Option<&[f32]> {
-        self.bias.as_deref()
+        self.bias.as_ref().map(|b| &b.as_slice()[..b.shape().1])
     }
 
     /// The bias, to be changed.
     pub fn bias_mut(&mut self) -> Option<&mut [f32]> {
-        self.bias.as_deref_mut()
+        let outputs = self.outputs();
+        self.bias.as_mut().map(|b| &mut b.as_mut_slice()[..outputs])
+    }
+
+    /// The bias, padded to whole panels.
+    pub(crate) fn padded_bias(&self) -> Option<&[f32]> {
+        self.bias.as_ref().map(PanelMat::as_slice)
     }
 
     /// Input features.

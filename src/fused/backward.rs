@@ -9,7 +9,7 @@ use super::forward::{Team, split_columns, unstage};
 use super::{Cut, Dest, Plan, RowBlock, RowBlocks, Sink, Stage, Stages, slot};
 use crate::Activation;
 use crate::context::{Context, Workspace};
-use crate::epilogue::{AddSkip, Derive, Store, derive_panels};
+use crate::epilogue::{Epilogue, derive_panels};
 use crate::error::Error;
 use crate::gemm::blocking::useful_threads;
 use crate::gemm::buffers::Buffer;
@@ -36,10 +36,10 @@ pub(crate) struct Wanted<'a> {
 }
 
 /// Runs `net` backward from dy, after a recorded forward with `plan` in the same workspace. Shapes have been checked.
-pub(crate) fn backward<N: Stages>(
+pub(crate) fn backward(
     ctx: &Context,
     ws: &mut Workspace,
-    net: &N,
+    net: &dyn Stages,
     plan: Plan,
     dy: MatRef<'_>,
     wanted: Wanted<'_>,
@@ -90,7 +90,7 @@ pub(crate) fn backward<N: Stages>(
 }
 
 /// Takes a block of rows backward through all stages: dz and dy of every stage, and dx.
-fn backward_rows<N: Stages>(team: &Team<'_>, net: &N, block: RowBlock<'_>) {
+fn backward_rows(team: &Team<'_>, net: &dyn Stages, block: RowBlock<'_>) {
     let RowBlock { input: dy, mut tape, mut dest, mut norms, .. } = block;
     let (rows, isa) = (dy.rows(), team.ctx.isa());
     for index in (0..net.len()).rev() {
@@ -143,13 +143,11 @@ fn input_gradient(team: &Team<'_>, a: PanelRef<'_>, w: PanelRef<'_>, out: Dest<'
     let (isa, depth, start) = (team.ctx.isa(), team.ctx.blocking().k_block(), Start::Zero);
     split_columns(team, w.cols(), out, None, |first, count, out, _| {
         let b = w.panel_range(first, count);
-        match skip {
-            Some(skip) => {
-                let skip = In::from(skip.panel_range(first, count));
-                gemm(isa, Gemm { a, b, b_row: 0, start, depth, epilogue: AddSkip { out, skip } });
-            }
-            None => gemm(isa, Gemm { a, b, b_row: 0, start, depth, epilogue: Store { out } }),
-        }
+        let epilogue = match skip {
+            Some(skip) => Epilogue::AddSkip { out, skip: skip.panel_range(first, count).into() },
+            None => Epilogue::Store { out },
+        };
+        gemm(isa, Gemm { a, b, b_row: 0, start, depth, epilogue });
     });
 }
 
@@ -169,7 +167,7 @@ fn block_gradient(
     if team.column_threads > 1 {
         split_columns(team, width, Dest::Panels(dz.reborrow()), None, |first, count, out, _| {
             let (b, z) = (w2.panel_range(first, count), In::from(z.panel_range(first, count)));
-            let epilogue = Derive { phi, z, out };
+            let epilogue = Epilogue::Derive { phi, z, out };
             gemm(isa, Gemm { a: dy, b, b_row: 0, start: Start::Zero, depth, epilogue });
         });
         if let Some(out) = out {
@@ -182,18 +180,20 @@ fn block_gradient(
     loop {
         let cols = chunk.min(width - c0);
         let (p0, count) = (c0 / PANEL, panels(cols));
-        let epilogue = Derive { phi, z: z.panel_range(p0, count).into(), out: dz.panel_range(p0, count).into() };
+        let z = z.panel_range(p0, count).into();
+        let epilogue = Epilogue::Derive { phi, z, out: dz.panel_range(p0, count).into() };
         gemm(isa, Gemm { a: dy, b: w2.panel_range(p0, count), b_row: 0, start: Start::Zero, depth, epilogue });
         let (b_row, start) = (c0, if c0 == 0 { Start::Zero } else { Start::Continue });
         c0 += cols;
         if let Some(out) = &mut out {
             let (a, b) = (dz.as_ref().panel_range(p0, count), w1);
             let out = out.reborrow().into();
-            if skip && c0 == width {
-                gemm(isa, Gemm { a, b, b_row, start, depth, epilogue: AddSkip { out, skip: dy.into() } });
+            let epilogue = if skip && c0 == width {
+                Epilogue::AddSkip { out, skip: dy.into() }
             } else {
-                gemm(isa, Gemm { a, b, b_row, start, depth, epilogue: Store { out } });
-            }
+                Epilogue::Store { out }
+            };
+            gemm(isa, Gemm { a, b, b_row, start, depth, epilogue });
         }
         if c0 == width {
             break;
@@ -278,8 +278,7 @@ impl Piece<'_> {
             Piece::Weights { operands: Operands { a, b }, first, out } => {
                 let b = b.view(block, rows).panel_range(*first, PIECE_PANELS);
                 let start = if go_on { Start::Continue } else { Start::Zero };
-                let epilogue = Store { out: out.reborrow().into() };
-                grad_gemm(isa, GradGemm { a: a.view(block, rows), b, start, epilogue });
+                grad_gemm(isa, GradGemm { a: a.view(block, rows), b, start, epilogue: out.reborrow().into() });
             }
             Piece::Bias { b, first, out } => {
                 let b = b.view(block, rows).panel_range(*first, PIECE_BIAS_PANELS);
@@ -298,9 +297,9 @@ impl Piece<'_> {
 }
 
 /// Phase 2: dW and db of every stage, from the tape.
-fn weight_gradients<N: Stages>(
+fn weight_gradients(
     ctx: &Context,
-    net: &N,
+    net: &dyn Stages,
     tape: &[f32],
     block_rows: usize,
     n: usize,

@@ -3,7 +3,7 @@
 use super::{Dest, Plan, RowBlock, RowBlocks, Sink, Stage, Stages, column_pieces, slot};
 use crate::Activation;
 use crate::context::{Context, Workspace};
-use crate::epilogue::{Activate, AddSkip, Store};
+use crate::epilogue::Epilogue;
 use crate::error::Error;
 use crate::gemm::buffers::Buffer;
 use crate::gemm::driver::for_each;
@@ -15,10 +15,10 @@ use crate::weights::Affine;
 
 /// Runs `net` on the rows of `x`. With `record`, the workspace's tape holds afterwards what backward needs. Shapes have been
 /// checked by the caller.
-pub(crate) fn forward<N: Stages>(
+pub(crate) fn forward(
     ctx: &Context,
     ws: &mut Workspace,
-    net: &N,
+    net: &dyn Stages,
     x: MatRef<'_>,
     skip: Option<MatRef<'_>>,
     mut y: MatMut<'_>,
@@ -83,7 +83,7 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn of<N: Stages>(net: &N, ctx: &Context, plan_columns: usize, record: bool) -> Self {
+    fn of(net: &dyn Stages, ctx: &Context, plan_columns: usize, record: bool) -> Self {
         let wide = |cols: usize| panels(cols) * PANEL;
         let chunk = if plan_columns > 1 { usize::MAX } else { ctx.blocking().hidden_chunk() };
         let (mut x, mut h, mut skip) = (0, 0, 0);
@@ -100,14 +100,14 @@ impl Scratch {
     }
 
     /// Floats a row.
-    fn width<N: Stages>(net: &N, ctx: &Context, plan: Plan, record: bool) -> Option<usize> {
+    fn width(net: &dyn Stages, ctx: &Context, plan: Plan, record: bool) -> Option<usize> {
         let Self { x, h, skip } = Self::of(net, ctx, plan.column_threads, record);
         x.checked_mul(2)?.checked_add(h)?.checked_add(skip)
     }
 }
 
 /// Takes a block of rows through all stages.
-fn forward_rows<N: Stages>(team: &Team<'_>, net: &N, block: RowBlock<'_>, scratch: &mut Buffer, record: bool) {
+fn forward_rows(team: &Team<'_>, net: &dyn Stages, block: RowBlock<'_>, scratch: &mut Buffer, record: bool) {
     let RowBlock { input, skip, mut tape, mut dest, .. } = block;
     let (rows, isa) = (input.rows(), team.ctx.isa());
     let widths = Scratch::of(net, team.ctx, team.column_threads, record);
@@ -183,7 +183,7 @@ fn affine_forward(
     out: Dest<'_>,
     skip: Option<PanelRef<'_>>,
 ) {
-    let (w, bias) = (affine.weights.forward(), affine.bias());
+    let (w, bias) = (affine.weights.forward(), affine.padded_bias());
     split_columns(team, w.cols(), out, z, |first, count, out, z| {
         let job = Columns { x, w: w.panel_range(first, count), start: start(bias, first) };
         let skip = skip.map(|s| In::from(s.panel_range(first, count)));
@@ -202,17 +202,7 @@ impl Columns<'_> {
     fn run(self, team: &Team<'_>, phi: Activation, z: Option<Out<'_>>, out: Out<'_>, skip: Option<In<'_>>) {
         let (isa, depth) = (team.ctx.isa(), team.ctx.blocking().k_block());
         let Self { x: a, w: b, start } = self;
-        match (phi, z, skip) {
-            (Activation::Identity, None, None) => {
-                gemm(isa, Gemm { a, b, b_row: 0, start, depth, epilogue: Store { out } });
-            }
-            (Activation::Identity, None, Some(skip)) => {
-                gemm(isa, Gemm { a, b, b_row: 0, start, depth, epilogue: AddSkip { out, skip } });
-            }
-            (phi, z, skip) => {
-                gemm(isa, Gemm { a, b, b_row: 0, start, depth, epilogue: Activate { phi, z, out, skip } });
-            }
-        }
+        gemm(isa, Gemm { a, b, b_row: 0, start, depth, epilogue: Epilogue::Activate { phi, z, out, skip } });
     }
 }
 
@@ -245,19 +235,18 @@ fn block_forward(
         let at = if whole { p0 * PANEL * rows } else { 0 };
         let mut h = PanelMut::new(&mut h[at..at + len], rows, cols);
         let z = z.as_mut().map(|z| z.panel_range(p0, count).into());
-        let job = Columns { x, w: w1.panel_range(p0, count), start: start(first.bias(), p0) };
+        let job = Columns { x, w: w1.panel_range(p0, count), start: start(first.padded_bias(), p0) };
         job.run(team, phi, z, h.reborrow().into(), None);
 
         let (a, b, b_row) = (h.as_ref(), w2, c0);
-        let start = if c0 == 0 { start(second.bias(), 0) } else { Start::Continue };
+        let start = if c0 == 0 { start(second.padded_bias(), 0) } else { Start::Continue };
         c0 += cols;
         let out = Out::from(out.reborrow());
-        match (c0 == width, skip) {
-            (true, Some(skip)) => {
-                gemm(isa, Gemm { a, b, b_row, start, depth, epilogue: AddSkip { out, skip: skip.into() } });
-            }
-            _ => gemm(isa, Gemm { a, b, b_row, start, depth, epilogue: Store { out } }),
-        }
+        let epilogue = match skip {
+            Some(skip) if c0 == width => Epilogue::AddSkip { out, skip: skip.into() },
+            _ => Epilogue::Store { out },
+        };
+        gemm(isa, Gemm { a, b, b_row, start, depth, epilogue });
         if c0 == width {
             break;
         }

@@ -27,7 +27,8 @@ use crate::weights::Affine;
 
 /// One layer as the engine sees it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Stage<'a> {
+#[allow(unreachable_pub, missing_docs, reason = "seals the public trait `Layer`: nameable by nobody outside")]
+pub enum Stage<'a> {
     /// y = phi(x Wᵀ + b) (+ x).
     Linear { affine: &'a Affine, phi: Activation, skip: bool },
     /// y = phi(x W1ᵀ + b1) W2ᵀ + b2 (+ x).
@@ -111,12 +112,18 @@ struct Cut<'t> {
     dy: &'t mut [f32],
 }
 
-/// A network as the engine sees it: its stages by number, so that no list is allocated for a call.
-pub(crate) trait Stages: Sync {
+/// A network as the engine sees it: its stages by number, so that no list is allocated for a call. Used as a trait object: the
+/// engine is compiled once, here, not again for each network type in each crate that uses one.
+#[allow(unreachable_pub, reason = "seals the public trait `Layer`: nameable by nobody outside")]
+pub trait Stages: Sync {
+    /// Number of stages, at least one.
     fn len(&self) -> usize;
+    /// Stage `index`.
     fn stage(&self, index: usize) -> Stage<'_>;
+}
 
-    fn iter(&self) -> impl DoubleEndedIterator<Item = Stage<'_>> {
+impl dyn Stages + '_ {
+    fn iter(&self) -> impl Iterator<Item = Stage<'_>> {
         (0..self.len()).map(|i| self.stage(i))
     }
 

@@ -4,8 +4,8 @@
 //! (`depth` x 32 floats) stays in L1 or streams from L2 once for all rows of the block, while the rows stay in L2.
 
 use super::micro::{AlongColumns, DownRows, Operands, Walk, chain};
-use super::panels::{In, PANEL, PanelRef, panels};
-use crate::epilogue::{self, Epilogue};
+use super::panels::{In, Out, PANEL, PanelRef, panels};
+use crate::epilogue::{Acc, Epilogue, Finish, Op, Store, WithFinish};
 use crate::simd::{Isa, Kernel, Simd};
 
 /// What the chains of a GEMM start from.
@@ -13,7 +13,7 @@ use crate::simd::{Isa, Kernel, Simd};
 pub(crate) enum Start<'a> {
     /// 0.
     Zero,
-    /// The bias of the column.
+    /// The bias of the column: 16 for each panel, the last padded.
     Bias(&'a [f32]),
     /// What the output holds: the chain of an earlier k block or of an earlier batch goes on.
     Continue,
@@ -38,16 +38,32 @@ pub(crate) struct GradGemm<'a, E> {
     pub(crate) epilogue: E,
 }
 
-/// Runs a GEMM over column panels. Operands are checked here, once, for every pointer below.
-pub(crate) fn gemm<E: Epilogue>(isa: Isa, job: Gemm<'_, E>) {
-    assert!(job.b_row + job.a.cols() <= job.b.rows(), "the vector operand has a row for each k");
-    assert_eq!(job.epilogue.cols(), job.b.cols(), "output columns");
-    assert!(job.depth > 0 && job.depth.is_multiple_of(PANEL), "k blocks start at panel boundaries");
-    isa.run(job);
+/// Runs a GEMM. Operands are checked here, once, for every pointer below.
+pub(crate) fn gemm(isa: Isa, job: Gemm<'_, Epilogue<'_>>) {
+    let Gemm { a, b, b_row, start, depth, epilogue } = job;
+    assert!(b_row + a.cols() <= b.rows(), "the vector operand has a row for each k");
+    assert_eq!(epilogue.cols(), b.cols(), "output columns");
+    if let Start::Bias(bias) = start {
+        assert!(bias.len() >= panels(b.cols()) * PANEL, "a bias for each column");
+    }
+    assert!(depth > 0 && depth.is_multiple_of(PANEL), "k blocks start at panel boundaries");
+    epilogue.compile(RunGemm { isa, job: Gemm { a, b, b_row, start, depth, epilogue: () } });
+}
+
+struct RunGemm<'a> {
+    isa: Isa,
+    job: Gemm<'a, ()>,
+}
+
+impl<'e> WithFinish<'e> for RunGemm<'_> {
+    fn with<O: Op>(self, epilogue: Finish<'e, O>) {
+        let Gemm { a, b, b_row, start, depth, epilogue: () } = self.job;
+        self.isa.run(Gemm { a, b, b_row, start, depth, epilogue });
+    }
 }
 
 /// Runs a weight-gradient GEMM.
-pub(crate) fn grad_gemm<E: Epilogue>(isa: Isa, job: GradGemm<'_, E>) {
+pub(crate) fn grad_gemm(isa: Isa, job: GradGemm<'_, Out<'_>>) {
     assert_eq!(job.a.rows(), job.b.rows(), "both operands have a row for each k");
     assert_eq!(job.epilogue.cols(), job.b.cols(), "output columns");
     isa.run(job);
@@ -82,7 +98,7 @@ const fn tile_panels<S: Simd>(mr: usize) -> usize {
     }
 }
 
-impl<E: Epilogue> Kernel for Gemm<'_, E> {
+impl<O: Op> Kernel for Gemm<'_, Finish<'_, O>> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
@@ -110,7 +126,7 @@ impl<E: Epilogue> Kernel for Gemm<'_, E> {
                     };
                     // SAFETY: `gemm` asserted that b has rows b_row .. b_row + k; i + mr <= m = rows of a; p + np <= panels
                     // of b; columns k0 .. k0 + kc exist in a. `chain` reads exactly these.
-                    unsafe { tile::<S, AlongColumns, E>(s, mr, np, operands, start, (i, p), last, &mut self.epilogue) };
+                    unsafe { tile::<S, AlongColumns, O>(s, mr, np, operands, start, (i, p), last, &mut self.epilogue) };
                 }
             }
             k0 += kc;
@@ -121,11 +137,12 @@ impl<E: Epilogue> Kernel for Gemm<'_, E> {
     }
 }
 
-impl<E: Epilogue> Kernel for GradGemm<'_, E> {
+impl Kernel for GradGemm<'_, Out<'_>> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
+    fn run<S: Simd>(self, s: S) {
         let (rows, k) = (self.a.cols(), self.a.rows());
+        let mut epilogue = Finish::<Store>::store(self.epilogue);
         for (p, np) in pieces(panels(self.b.cols()), S::GRAD_NP) {
             for q in 0..panels(rows) {
                 for (lane, mr) in pieces(PANEL.min(rows - q * PANEL), S::GRAD_MR) {
@@ -139,7 +156,7 @@ impl<E: Epilogue> Kernel for GradGemm<'_, E> {
                     let at = (q * PANEL + lane, p);
                     // SAFETY: `grad_gemm` asserted that a and b have k rows; lane + mr <= 16 stays in panel q of a;
                     // p + np <= panels of b. `chain` reads exactly these.
-                    unsafe { tile::<S, DownRows, E>(s, mr, np, operands, self.start, at, true, &mut self.epilogue) };
+                    unsafe { tile::<S, DownRows, Store>(s, mr, np, operands, self.start, at, true, &mut epilogue) };
                 }
             }
         }
@@ -152,7 +169,7 @@ impl<E: Epilogue> Kernel for GradGemm<'_, E> {
 /// As [`chain`] for these operands, with MR = `mr`, NP = `np`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "the one place where run-time sizes become constants")]
-unsafe fn tile<S: Simd, W: Walk, E: Epilogue>(
+unsafe fn tile<S: Simd, W: Walk, O: Op>(
     s: S,
     mr: usize,
     np: usize,
@@ -160,13 +177,13 @@ unsafe fn tile<S: Simd, W: Walk, E: Epilogue>(
     start: Start<'_>,
     at: (usize, usize),
     last: bool,
-    epilogue: &mut E,
+    epilogue: &mut Finish<'_, O>,
 ) {
     // `const` conditions: sizes that an instruction set does not use are not compiled for it.
     macro_rules! sizes {
         ($($mr:literal x $np:literal if $wanted:expr;)*) => {$(
             if const { $wanted($mr, $np) } && mr == $mr && np == $np {
-                return s.call(Tile::<W, E, $mr, $np> { operands, start, at, last, epilogue, walk: std::marker::PhantomData });
+                return s.call(Tile::<W, O, $mr, $np> { operands, start, at, last, epilogue, walk: std::marker::PhantomData });
             }
         )*};
     }
@@ -205,47 +222,75 @@ unsafe fn tile<S: Simd, W: Walk, E: Epilogue>(
 }
 
 /// One tile as a function of its own: start, chain, epilogue, all in registers.
-struct Tile<'t, W, E, const MR: usize, const NP: usize> {
+struct Tile<'t, 'e, W, O, const MR: usize, const NP: usize> {
     operands: Operands,
     start: Start<'t>,
     at: (usize, usize),
     last: bool,
-    epilogue: &'t mut E,
+    epilogue: &'t mut Finish<'e, O>,
     walk: std::marker::PhantomData<W>,
 }
 
-impl<W: Walk, E: Epilogue, const MR: usize, const NP: usize> Kernel for Tile<'_, W, E, MR, NP> {
+impl<W: Walk, O: Op, const MR: usize, const NP: usize> Kernel for Tile<'_, '_, W, O, MR, NP> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (i0, p0) = self.at;
-        let mut acc = [[s.row(s.splat(0.0)); NP]; MR];
-        match self.start {
-            Start::Zero => {}
+        let Self { operands, start, at: (i0, p0), last, epilogue, .. } = self;
+        let acc = match start {
+            Start::Zero => [[s.row(s.splat(0.0)); NP]; MR],
             Start::Bias(bias) => {
+                // One row of bias for every row of the tile.
+                let bias = In::from(PanelRef::new(bias, 1, bias.len()));
+                let Some(window) = bias.window::<1, NP>(0, p0) else { unreachable!("`gemm` checked the length of the bias") };
+                let mut acc = [[s.row(s.splat(0.0)); NP]; MR];
                 for p in 0..NP {
-                    let cells = &bias[(p0 + p) * PANEL..];
-                    let line = load_cells(s, &cells[..cells.len().min(PANEL)]);
+                    let line = window.load(s, 0, p);
                     for i in 0..MR {
                         acc[i][p] = line;
                     }
                 }
+                acc
             }
-            Start::Continue => {
-                for i in 0..MR {
-                    for p in 0..NP {
-                        acc[i][p] = load_cells(s, self.epilogue.out(i0 + i, p0 + p));
-                    }
-                }
-            }
-        }
+            Start::Continue => resume(s, &epilogue.out, i0, p0),
+        };
         // SAFETY: `tile`, the only maker of `Tile`s, passes on its caller's promise for these operands and sizes.
-        let acc = unsafe { chain::<S, W, MR, NP>(s, self.operands, acc) };
-        if self.last {
-            self.epilogue.finish(s, acc, i0, p0);
+        let acc = unsafe { chain::<S, W, MR, NP>(s, operands, acc) };
+        if last {
+            epilogue.tile::<S, MR, NP>(s, acc, i0, p0);
         } else {
-            epilogue::store(s, self.epilogue, acc, i0, p0);
+            Finish::<Store>::store(epilogue.out.reborrow()).tile::<S, MR, NP>(s, acc, i0, p0);
         }
+    }
+}
+
+/// The accumulators of chains that wait in the output.
+#[inline(always)]
+fn resume<S: Simd, const MR: usize, const NP: usize>(s: S, out: &Out<'_>, i0: usize, p0: usize) -> Acc<S, MR, NP> {
+    let mut acc = [[s.row(s.splat(0.0)); NP]; MR];
+    if let Some(out) = out.as_in().window::<MR, NP>(i0, p0) {
+        for i in 0..MR {
+            for p in 0..NP {
+                acc[i][p] = out.load(s, i, p);
+            }
+        }
+    } else {
+        let mut tile = [[[0.0; PANEL]; NP]; MR];
+        copy_tile(out.as_in(), (i0, p0), NP, tile.as_flattened_mut());
+        for i in 0..MR {
+            for p in 0..NP {
+                acc[i][p] = load_cells(s, &tile[i][p]);
+            }
+        }
+    }
+    acc
+}
+
+/// Copies the cells of a tile of `np` panels whose last panel is cut; the rest stays zero.
+#[inline(never)]
+fn copy_tile(cells: In<'_>, (i0, p0): (usize, usize), np: usize, tile: &mut [[f32; PANEL]]) {
+    for (at, line) in tile.iter_mut().enumerate() {
+        let cells = cells.at(i0 + at / np, p0 + at % np);
+        line[..cells.len()].copy_from_slice(cells);
     }
 }
 

@@ -74,7 +74,7 @@ pub(crate) unsafe fn chain<S: Simd, W: Walk, const MR: usize, const NP: usize>(
             let mut line = [s.row(s.splat(0.0)); NP];
             for p in 0..NP {
                 // SAFETY: the caller vouches for 16 floats at b + p * b_panel for this k.
-                unsafe { load_row(s, b.add(p * b_panel), &mut line[p]) };
+                line[p] = unsafe { load_row(s, b.add(p * b_panel)) };
             }
             for i in 0..MR {
                 // SAFETY: the caller vouches for this element.
@@ -101,14 +101,31 @@ pub(crate) unsafe fn chain<S: Simd, W: Walk, const MR: usize, const NP: usize>(
 /// # Safety
 /// 16 floats can be read at `src`.
 #[inline(always)]
-unsafe fn load_row<S: Simd>(s: S, src: *const f32, row: &mut S::Row) {
+pub(crate) unsafe fn load_row<S: Simd>(s: S, src: *const f32) -> S::Row {
+    let mut row = s.row(s.splat(0.0));
     for v in 0..const { PANEL.div_ceil(S::LANES) } {
-        row.as_mut()[v] = if (v + 1) * S::LANES <= PANEL {
+        let rest = PANEL - v * S::LANES;
+        row.as_mut()[v] = if rest >= S::LANES {
             // SAFETY: lanes v * LANES .. (v + 1) * LANES are among the 16.
             unsafe { s.load_ptr(src.add(v * S::LANES)) }
         } else {
             // SAFETY: the rest of the 16 floats, as a slice.
-            s.load(unsafe { std::slice::from_raw_parts(src.add(v * S::LANES), PANEL - v * S::LANES) })
+            s.load(unsafe { std::slice::from_raw_parts(src.add(v * S::LANES), rest) })
         };
+    }
+    row
+}
+
+/// Writes a panel row to the 16 columns at `dst`.
+///
+/// # Safety
+/// 16 floats can be written at `dst`, and nothing else accesses them meanwhile.
+#[inline(always)]
+pub(crate) unsafe fn store_row<S: Simd>(s: S, dst: *mut f32, row: S::Row) {
+    for v in 0..const { PANEL.div_ceil(S::LANES) } {
+        let rest = PANEL - v * S::LANES;
+        // SAFETY: lanes v * LANES .. of the 16 floats. The length is a constant, so `store` has no branch left.
+        let cells = unsafe { std::slice::from_raw_parts_mut(dst.add(v * S::LANES), rest.min(S::LANES)) };
+        s.store(cells, row.as_ref()[v]);
     }
 }
