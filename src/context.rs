@@ -85,12 +85,10 @@ impl Workspace {
     }
 
     /// Room for `threads` scratches of `len` floats each.
-    pub(crate) fn grow_scratch(&mut self, threads: usize, len: usize) {
+    pub(crate) fn grow_scratch(&mut self, threads: usize, len: usize) -> Result<(), Error> {
         if self.scratch.len() < threads {
             self.scratch.resize_with(threads, Buffer::default);
         }
-        for buffer in &mut self.scratch[..threads] {
-            buffer.grow(len);
-        }
+        self.scratch[..threads].iter_mut().try_for_each(|buffer| buffer.grow(len))
     }
 }

@@ -54,6 +54,12 @@ pub enum Error {
         /// (row stride, column stride), in elements.
         strides: (usize, usize),
     },
+    /// Memory that the system does not give.
+    #[error("out of memory: {bytes} bytes were asked for")]
+    Memory {
+        /// Size of the allocation.
+        bytes: usize,
+    },
     /// A mutable view in which two elements would share one place.
     #[error("{operand}: strides {strides:?} make elements of a {rows}x{cols} output overlap")]
     Overlap {

@@ -213,7 +213,7 @@ impl<'a> MatMut<'a> {
         let (head, tail) = data.split_at_mut(at);
         self.data = tail;
         self.rows -= count;
-        RowsMut { data: head, rows: count, cols: self.cols, row_stride: self.row_stride }
+        RowsMut { data: head, cols: self.cols, row_stride: self.row_stride }
     }
 }
 
@@ -221,7 +221,6 @@ impl<'a> MatMut<'a> {
 #[derive(Debug)]
 pub(crate) struct RowsMut<'a> {
     pub(crate) data: &'a mut [f32],
-    pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) row_stride: usize,
 }

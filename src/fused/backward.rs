@@ -55,11 +55,11 @@ pub(crate) fn backward(
     let norm_stages = if norms.is_some() { net.len() } else { 0 };
     let norms_len = n.checked_mul(norm_stages).ok_or(overflow)?;
 
-    ws.staging.grow(staging_len);
-    ws.grow_scratch(plan.row_threads, 0);
-    if ws.row_norms.len() < norms_len {
-        ws.row_norms.resize(norms_len, 0.0);
-    }
+    ws.staging.grow(staging_len)?;
+    ws.grow_scratch(plan.row_threads, 0)?;
+    let missing = norms_len.saturating_sub(ws.row_norms.len());
+    ws.row_norms.try_reserve_exact(missing).map_err(|_| Error::Memory { bytes: missing.saturating_mul(8) })?;
+    ws.row_norms.resize(norms_len.max(ws.row_norms.len()), 0.0);
     let Workspace { scratch, tape, staging, row_norms } = ws;
     let tape = &mut tape.as_mut_slice()[..tape_len];
     let staging = &mut staging.as_mut_slice()[..staging_len];

@@ -36,9 +36,9 @@ pub(crate) fn forward(
     let staged = !y.is_row_major() || plan.column_threads > 1;
     let staging_len = if staged { panel_len("output", n, y.cols())? } else { 0 };
 
-    ws.tape.grow(tape_len);
-    ws.grow_scratch(plan.row_threads, scratch_len);
-    ws.staging.grow(staging_len);
+    ws.tape.grow(tape_len)?;
+    ws.grow_scratch(plan.row_threads, scratch_len)?;
+    ws.staging.grow(staging_len)?;
     let Workspace { scratch, tape, staging, .. } = ws;
     let staging = &mut staging.as_mut_slice()[..staging_len];
     let sink = if staged { Sink::Staged(&mut *staging, y.cols()) } else { Sink::Rows(y.reborrow()) };

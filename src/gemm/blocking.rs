@@ -17,9 +17,10 @@ pub struct Blocking {
 
 impl Default for Blocking {
     fn default() -> Self {
-        // 112 rows = 8 tiles of 14. x, y and a 512-wide hidden chunk of 112 rows: 112 x (d + d + 512) x 4 B = 670 KiB for
-        // d = 512. A k block of 1024 streams 2 panels x 1024 x 64 B = 128 KiB from L2 for each 8 tiles.
-        Self { rows: 112, hidden: 512, depth: 1024 }
+        // 126 rows = 9 tiles of 14, and 128 rows still ten tiles of 12 and 13. x, y and a 1024-wide hidden chunk of 128 rows are
+        // 128 x (d + d + 1024) x 4 B = 1 MiB for d = 512, the L2 of the smallest server cores. A k block of 1024 streams
+        // 2 panels x 1024 x 64 B = 128 KiB for each 10 tiles: 0.9 B a cycle.
+        Self { rows: 128, hidden: 1024, depth: 1024 }
     }
 }
 

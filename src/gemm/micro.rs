@@ -38,6 +38,9 @@ impl Walk for DownRows {
     const K: usize = PANEL;
 }
 
+/// Rows of a panel, a cache line each, that are asked for ahead of the one in use.
+const PREFETCH: usize = 16;
+
 /// The operands of one tile.
 #[derive(Clone, Copy)]
 pub(crate) struct Operands {
@@ -75,6 +78,7 @@ pub(crate) unsafe fn chain<S: Simd, W: Walk, const MR: usize, const NP: usize>(
             for p in 0..NP {
                 // SAFETY: the caller vouches for 16 floats at b + p * b_panel for this k.
                 line[p] = unsafe { load_row(s, b.add(p * b_panel)) };
+                s.prefetch(b.wrapping_add(p * b_panel + PREFETCH * PANEL));
             }
             for i in 0..MR {
                 // SAFETY: the caller vouches for this element.

@@ -6,6 +6,9 @@
 use super::panels::{PANEL, PanelMut, PanelRef, panels};
 use crate::simd::{Isa, Kernel, Simd};
 
+/// Floats in a block of 16 rows of 16.
+const BLOCK: usize = PANEL * PANEL;
+
 /// `to` = transpose of `from`; the shapes must be each other's mirror image. Padding of `to` becomes what `from` has below its
 /// last row: zero.
 pub(crate) fn transpose(isa: Isa, from: PanelRef<'_>, to: PanelMut<'_>) {
@@ -28,13 +31,18 @@ impl Kernel for Transpose<'_> {
             let height = PANEL.min(cols - p * PANEL); // rows of the transposed block
             for q in 0..panels(rows) {
                 let width = PANEL.min(rows - q * PANEL);
-                let mut block = [[0.0; PANEL]; PANEL];
-                for (line, row) in block.iter_mut().zip(source[q * PANEL * PANEL..][..width * PANEL].chunks_exact(PANEL)) {
-                    line.copy_from_slice(row);
+                let from = &source[q * BLOCK..][..width * PANEL];
+                let to = &mut self.to[(q * cols + p * PANEL) * PANEL..][..height * PANEL];
+                match (from.try_into(), to.try_into()) {
+                    (Ok(from), Ok(to)) => s.transpose(from, to),
+                    (_, Err(_)) | (Err(_), _) => {
+                        let (mut whole, mut transposed) = ([0.0; BLOCK], [0.0; BLOCK]);
+                        whole[..from.len()].copy_from_slice(from);
+                        s.transpose(&whole, &mut transposed);
+                        self.to[(q * cols + p * PANEL) * PANEL..][..height * PANEL]
+                            .copy_from_slice(&transposed[..height * PANEL]);
+                    }
                 }
-                let block = s.transpose(block);
-                let at = (q * cols + p * PANEL) * PANEL;
-                self.to[at..][..height * PANEL].copy_from_slice(block[..height].as_flattened());
             }
         }
     }

@@ -70,6 +70,11 @@ impl Simd for Avx2 {
         unsafe { _mm256_loadu_ps(src) }
     }
     #[inline(always)]
+    fn prefetch(self, src: *const f32) {
+        // SAFETY: SSE is part of x86-64; prefetches of any address are allowed.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(src.cast()) }
+    }
+    #[inline(always)]
     fn load(self, src: &[f32]) -> __m256 {
         // SAFETY: lanes past the end of the slice are masked out and not accessed.
         unsafe {

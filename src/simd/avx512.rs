@@ -68,6 +68,11 @@ impl Simd for Avx512 {
         unsafe { _mm512_loadu_ps(src) }
     }
     #[inline(always)]
+    fn prefetch(self, src: *const f32) {
+        // SAFETY: SSE is part of x86-64; prefetches of any address are allowed.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(src.cast()) }
+    }
+    #[inline(always)]
     fn load(self, src: &[f32]) -> __m512 {
         // SAFETY: lanes past the end of the slice are masked out and not accessed.
         unsafe {
@@ -168,5 +173,32 @@ impl Simd for Avx512 {
         // SAFETY: register-only, see above. scalef rounds once, as the trait demands; two exact-then-rounded multiplications
         // (the other sets) give the same bits in the promised range.
         unsafe { _mm512_scalef_ps(v, n) }
+    }
+    #[inline(always)]
+    fn transpose(self, from: &[f32; 256], to: &mut [f32; 256]) {
+        // SAFETY: the pointers stay inside the two arrays of 256; the rest is register-only, see above.
+        unsafe {
+            let r: [__m512; 16] = std::array::from_fn(|i| _mm512_loadu_ps(from.as_ptr().add(i * 16)));
+            // In each 128-bit lane, 4 x 4 blocks: u[4 i + c] holds column 4 l + c of rows 4 i .. 4 i + 4 in lane l.
+            let mut u = [_mm512_setzero_ps(); 16];
+            for i in 0..4 {
+                let pair = |a, b| (_mm512_castps_pd(_mm512_unpacklo_ps(a, b)), _mm512_castps_pd(_mm512_unpackhi_ps(a, b)));
+                let ((a, b), (c, d)) = (pair(r[4 * i], r[4 * i + 1]), pair(r[4 * i + 2], r[4 * i + 3]));
+                u[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+                u[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+                u[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+                u[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+            }
+            // Then the lanes: even ones (0x88) and odd ones (0xdd) of two vectors, twice.
+            for c in 0..4 {
+                let even = (_mm512_shuffle_f32x4::<0x88>(u[c], u[4 + c]), _mm512_shuffle_f32x4::<0x88>(u[8 + c], u[12 + c]));
+                let odd = (_mm512_shuffle_f32x4::<0xdd>(u[c], u[4 + c]), _mm512_shuffle_f32x4::<0xdd>(u[8 + c], u[12 + c]));
+                let mut row = |i: usize, v| _mm512_storeu_ps(to.as_mut_ptr().add(i * 16), v);
+                row(c, _mm512_shuffle_f32x4::<0x88>(even.0, even.1));
+                row(4 + c, _mm512_shuffle_f32x4::<0x88>(odd.0, odd.1));
+                row(8 + c, _mm512_shuffle_f32x4::<0xdd>(even.0, even.1));
+                row(12 + c, _mm512_shuffle_f32x4::<0xdd>(odd.0, odd.1));
+            }
+        }
     }
 }

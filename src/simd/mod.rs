@@ -61,6 +61,9 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// `LANES` floats can be read at `src`.
     unsafe fn load_ptr(self, src: *const f32) -> Self::V;
+    /// Asks for the cache line at `src`. Any address: a prefetch never faults.
+    #[inline(always)]
+    fn prefetch(self, _src: *const f32) {}
     /// Reads the first `min(src.len(), LANES)` lanes; the others are 0.
     fn load(self, src: &[f32]) -> Self::V;
     /// Writes the first `min(dst.len(), LANES)` lanes.
@@ -93,9 +96,13 @@ pub(crate) trait Simd: Copy {
     /// v * 2^n rounded once, for integral n in -252 ..= 254 and |v| in [2^-20, 2^20] (or v NaN).
     fn ldexp(self, v: Self::V, n: Self::V) -> Self::V;
 
-    /// The transpose of a block of 16 rows of 16.
+    /// `to` = transpose of `from`, 16 rows of 16.
     #[inline(always)]
-    fn transpose(self, block: [[f32; 16]; 16]) -> [[f32; 16]; 16] {
-        std::array::from_fn(|i| std::array::from_fn(|j| block[j][i]))
+    fn transpose(self, from: &[f32; 256], to: &mut [f32; 256]) {
+        for i in 0..16 {
+            for j in 0..16 {
+                to[i * 16 + j] = from[j * 16 + i];
+            }
+        }
     }
 }
