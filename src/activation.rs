@@ -84,14 +84,38 @@ macro_rules! with_act {
     ($activation:expr, $act:ident => $body:expr) => {{
         use $crate::activation::{self as acts, Activation as A};
         match $activation {
-            A::Identity => { let $act = acts::Identity; $body }
-            A::Relu => { let $act = acts::Relu; $body }
-            A::LeakyRelu(slope) => { let $act = acts::LeakyRelu(slope); $body }
-            A::Gelu => { let $act = acts::Gelu; $body }
-            A::GeluTanh => { let $act = acts::GeluTanh; $body }
-            A::Silu => { let $act = acts::Silu; $body }
-            A::Tanh => { let $act = acts::Tanh; $body }
-            A::Sigmoid => { let $act = acts::Sigmoid; $body }
+            A::Identity => {
+                let $act = acts::Identity;
+                $body
+            }
+            A::Relu => {
+                let $act = acts::Relu;
+                $body
+            }
+            A::LeakyRelu(slope) => {
+                let $act = acts::LeakyRelu(slope);
+                $body
+            }
+            A::Gelu => {
+                let $act = acts::Gelu;
+                $body
+            }
+            A::GeluTanh => {
+                let $act = acts::GeluTanh;
+                $body
+            }
+            A::Silu => {
+                let $act = acts::Silu;
+                $body
+            }
+            A::Tanh => {
+                let $act = acts::Tanh;
+                $body
+            }
+            A::Sigmoid => {
+                let $act = acts::Sigmoid;
+                $body
+            }
         }
     }};
 }
@@ -195,7 +219,7 @@ impl Act for GeluTanh {
     /// phi'(z) = w + z w (1 - w) 2 u'(z), with w the weight of the value and 2 u' = 2 sqrt(2/pi) (1 + 3 * 0.044715 z^2).
     #[inline(always)]
     fn grad<S: Simd>(self, s: S, z: S::V) -> S::V {
-        const D0: f32 = 1.595_769_1;
+        const D0: f32 = 1.595_769_2;
         const D1: f32 = 0.214_064_45;
         let w = gelu_tanh_weight(s, z);
         let z = clamp(s, 10.5, z);

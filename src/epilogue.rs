@@ -152,9 +152,16 @@ impl Op for ReluMask {
 enum After<'a> {
     Nothing,
     /// to = phi(out) (+ skip); without `to`, in place.
-    Activate { phi: Activation, to: Option<Out<'a>>, skip: Option<In<'a>> },
+    Activate {
+        phi: Activation,
+        to: Option<Out<'a>>,
+        skip: Option<In<'a>>,
+    },
     /// out = out * phi'(z)
-    Derive { phi: Activation, z: In<'a> },
+    Derive {
+        phi: Activation,
+        z: In<'a>,
+    },
 }
 
 /// First row, rows, first panel, panels.

@@ -119,7 +119,11 @@ pub enum Error {
 }
 
 /// Checks a matrix shape: `Error::Shape` with the operand's name where it differs.
-pub(crate) fn expect_shape(operand: &'static str, expected: (usize, usize), found: (usize, usize)) -> Result<(), Error> {
+pub(crate) fn expect_shape(
+    operand: &'static str,
+    expected: (usize, usize),
+    found: (usize, usize),
+) -> Result<(), Error> {
     if expected == found { Ok(()) } else { Err(Error::Shape { operand, expected, found }) }
 }
 

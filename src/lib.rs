@@ -6,7 +6,10 @@ mod context;
 mod epilogue;
 mod error;
 mod fused;
-#[allow(unsafe_code, reason = "the k loop reads operands through pointers; macro_kernel checks them once for each call")]
+#[allow(
+    unsafe_code,
+    reason = "the k loop reads operands through pointers; macro_kernel checks them once for each call"
+)]
 mod gemm;
 mod layers;
 mod loss;

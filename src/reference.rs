@@ -62,8 +62,20 @@ impl Real for f64 {
         let z = self;
         match phi {
             Activation::Identity => z,
-            Activation::Relu => if z <= 0.0 { 0.0 } else { z },
-            Activation::LeakyRelu(slope) => if z <= 0.0 { f64::from(slope) * z } else { z },
+            Activation::Relu => {
+                if z <= 0.0 {
+                    0.0
+                } else {
+                    z
+                }
+            }
+            Activation::LeakyRelu(slope) => {
+                if z <= 0.0 {
+                    f64::from(slope) * z
+                } else {
+                    z
+                }
+            }
             // erfc, not 1 + erf: no cancellation for negative z.
             Activation::Gelu => 0.5 * z * libm::erfc(-z * std::f64::consts::FRAC_1_SQRT_2),
             // 0.5 (1 + tanh u) = 1 / (1 + e^(-2u)), again without cancellation.
@@ -78,8 +90,20 @@ impl Real for f64 {
         let z = self;
         match phi {
             Activation::Identity => 1.0,
-            Activation::Relu => if z > 0.0 { 1.0 } else { 0.0 },
-            Activation::LeakyRelu(slope) => if z > 0.0 { 1.0 } else { f64::from(slope) },
+            Activation::Relu => {
+                if z > 0.0 {
+                    1.0
+                } else {
+                    0.0
+                }
+            }
+            Activation::LeakyRelu(slope) => {
+                if z > 0.0 {
+                    1.0
+                } else {
+                    f64::from(slope)
+                }
+            }
             Activation::Gelu => {
                 let density = libm::exp(-0.5 * z * z) / (2.0 * std::f64::consts::PI).sqrt();
                 0.5 * libm::erfc(-z * std::f64::consts::FRAC_1_SQRT_2) + z * density
@@ -117,7 +141,7 @@ pub struct LinearOut<T> {
 
 /// y = phi(x Wᵀ + b) + skip. x: `n x k`; w: `m x k`; b: `m`; skip: `n x m`.
 ///
-/// z[r, j] = fma(x[r, k-1], w[j, k-1], ... fma(x[r, 0], w[j, 0], b[j])): the chain starts from the bias.
+/// `z[r, j] = fma(x[r, k-1], w[j, k-1], ... fma(x[r, 0], w[j, 0], b[j]))`: the chain starts from the bias.
 pub fn linear<T: Real>(
     (n, k, m): (usize, usize, usize),
     x: &[T],
@@ -155,8 +179,9 @@ pub struct LinearGrads<T> {
 /// Backward of [`linear`] given dy `n x m`: dz = dy * phi'(z), dx = dz W (+ dy where the skip was x itself), dW += dzᵀ x,
 /// db += the column sums of dz. (An external skip receives dy itself.)
 ///
-/// dw[j, i] = fma(dz[n-1, j], x[n-1, i], ... fma(dz[0, j], x[0, i], dw[j, i])): the chain runs over the rows of the batch, in
+/// `dw[j, i] = fma(dz[n-1, j], x[n-1, i], ... fma(dz[0, j], x[0, i], dw[j, i]))`: the chain runs over the rows of the batch, in
 /// order, and continues from what `grads` holds.
+#[allow(clippy::too_many_arguments, reason = "one argument for each operand of the formula")]
 pub fn linear_backward<T: Real>(
     (n, k, m): (usize, usize, usize),
     x: &[T],

@@ -64,9 +64,8 @@ pub(crate) fn backward(
     let tape = &mut tape.as_mut_slice()[..tape_len];
     let staging = &mut staging.as_mut_slice()[..staging_len];
     let row_norms = &mut row_norms[..norms_len];
-    let sink = dx.as_mut().map(|dx| {
-        if staged { Sink::Staged(&mut *staging, dx_cols) } else { Sink::Rows(dx.reborrow()) }
-    });
+    let sink =
+        dx.as_mut().map(|dx| if staged { Sink::Staged(&mut *staging, dx_cols) } else { Sink::Rows(dx.reborrow()) });
     let blocks = RowBlocks {
         input: dy,
         skip: None,
@@ -188,11 +187,8 @@ fn block_gradient(
         if let Some(out) = &mut out {
             let (a, b) = (dz.as_ref().panel_range(p0, count), w1);
             let out = out.reborrow().into();
-            let epilogue = if skip && c0 == width {
-                Epilogue::AddSkip { out, skip: dy.into() }
-            } else {
-                Epilogue::Store { out }
-            };
+            let epilogue =
+                if skip && c0 == width { Epilogue::AddSkip { out, skip: dy.into() } } else { Epilogue::Store { out } };
             gemm(isa, Gemm { a, b, b_row, start, depth, epilogue });
         }
         if c0 == width {
@@ -264,10 +260,11 @@ fn pieces<'a>(grad: &'a mut AffineGrad, operands: Operands) -> impl Iterator<Ite
         let cols = (PIECE_PANELS * PANEL).min(outputs - first * PANEL);
         Piece::Weights { operands, first, out: PanelMut::new(out, inputs, cols) }
     });
-    let bias = db
-        .chunks_mut(PIECE_BIAS_PANELS * PANEL)
-        .enumerate()
-        .map(move |(i, out)| Piece::Bias { b: operands.b, first: i * PIECE_BIAS_PANELS, out });
+    let bias = db.chunks_mut(PIECE_BIAS_PANELS * PANEL).enumerate().map(move |(i, out)| Piece::Bias {
+        b: operands.b,
+        first: i * PIECE_BIAS_PANELS,
+        out,
+    });
     weights.chain(bias)
 }
 

@@ -88,7 +88,13 @@ const fn tile_panels<S: Simd>(mr: usize) -> usize {
         _ => 0,
     };
     let fits = budget / (mr * vectors);
-    let fits = if fits >= 8 { 8 } else if fits >= 4 { 4 } else { fits };
+    let fits = if fits >= 8 {
+        8
+    } else if fits >= 4 {
+        4
+    } else {
+        fits
+    };
     if wide > fits && fits > S::NP {
         fits
     } else if wide > S::NP && wide <= fits {
@@ -241,7 +247,9 @@ impl<W: Walk, O: Op, const MR: usize, const NP: usize> Kernel for Tile<'_, '_, W
             Start::Bias(bias) => {
                 // One row of bias for every row of the tile.
                 let bias = In::from(PanelRef::new(bias, 1, bias.len()));
-                let Some(window) = bias.window::<1, NP>(0, p0) else { unreachable!("`gemm` checked the length of the bias") };
+                let Some(window) = bias.window::<1, NP>(0, p0) else {
+                    unreachable!("`gemm` checked the length of the bias")
+                };
                 let mut acc = [[s.row(s.splat(0.0)); NP]; MR];
                 for p in 0..NP {
                     let line = window.load(s, 0, p);

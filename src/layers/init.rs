@@ -59,7 +59,9 @@ impl Init {
             Scheme::HeUniform => (false, libm::sqrt(6.0 / fan_in)),
             Scheme::XavierNormal => (true, libm::sqrt(2.0 / both)),
             Scheme::XavierUniform => (false, libm::sqrt(6.0 / both)),
-            Scheme::Zeros => return Affine::new(MatRef::new(&vec![0.0; len], outputs, inputs)?, Some(&vec![0.0; outputs])),
+            Scheme::Zeros => {
+                return Affine::new(MatRef::new(&vec![0.0; len], outputs, inputs)?, Some(&vec![0.0; outputs]));
+            }
         };
         let spread = spread as f32 * scale;
         let w: Vec<f32> = (0..len)

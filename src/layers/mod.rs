@@ -67,7 +67,8 @@ pub trait Layer: Stages + Sized {
     /// # Errors
     /// [`Error::Overflow`] if a size overflows.
     fn thaw(&mut self) -> Result<(), Error> {
-        (0..self.affine_count()).try_for_each(|i| self.affine_mut(i).map_or(Ok(()), |affine| affine.weights_mut().thaw()))
+        (0..self.affine_count())
+            .try_for_each(|i| self.affine_mut(i).map_or(Ok(()), |affine| affine.weights_mut().thaw()))
     }
 
     /// y = f(x), nothing kept. x: `n x inputs`, y: `n x outputs`; any strides, any n, 0 included.

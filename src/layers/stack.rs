@@ -67,7 +67,8 @@ impl Stack {
     /// # Errors
     /// [`Error::Overflow`] if a size overflows.
     pub fn new(config: &StackConfig) -> Result<Self, Error> {
-        let StackConfig { inputs, width, hidden, blocks, outputs, activation, skip, scheme, branch_scale, seed } = *config;
+        let StackConfig { inputs, width, hidden, blocks, outputs, activation, skip, scheme, branch_scale, seed } =
+            *config;
         let mut init = Init::new(scheme, seed);
         Ok(Self {
             input: Linear::with_init(inputs, width, Activation::Identity, &mut init)?,

@@ -78,7 +78,11 @@ impl Simd for Avx2 {
     fn load(self, src: &[f32]) -> __m256 {
         // SAFETY: lanes past the end of the slice are masked out and not accessed.
         unsafe {
-            if src.len() >= 8 { _mm256_loadu_ps(src.as_ptr()) } else { _mm256_maskload_ps(src.as_ptr(), first(src.len())) }
+            if src.len() >= 8 {
+                _mm256_loadu_ps(src.as_ptr())
+            } else {
+                _mm256_maskload_ps(src.as_ptr(), first(src.len()))
+            }
         }
     }
     #[inline(always)]

@@ -76,7 +76,11 @@ impl Simd for Avx512 {
     fn load(self, src: &[f32]) -> __m512 {
         // SAFETY: lanes past the end of the slice are masked out and not accessed.
         unsafe {
-            if src.len() >= 16 { _mm512_loadu_ps(src.as_ptr()) } else { _mm512_maskz_loadu_ps(first(src.len()), src.as_ptr()) }
+            if src.len() >= 16 {
+                _mm512_loadu_ps(src.as_ptr())
+            } else {
+                _mm512_maskz_loadu_ps(first(src.len()), src.as_ptr())
+            }
         }
     }
     #[inline(always)]
@@ -182,7 +186,8 @@ impl Simd for Avx512 {
             // In each 128-bit lane, 4 x 4 blocks: u[4 i + c] holds column 4 l + c of rows 4 i .. 4 i + 4 in lane l.
             let mut u = [_mm512_setzero_ps(); 16];
             for i in 0..4 {
-                let pair = |a, b| (_mm512_castps_pd(_mm512_unpacklo_ps(a, b)), _mm512_castps_pd(_mm512_unpackhi_ps(a, b)));
+                let pair =
+                    |a, b| (_mm512_castps_pd(_mm512_unpacklo_ps(a, b)), _mm512_castps_pd(_mm512_unpackhi_ps(a, b)));
                 let ((a, b), (c, d)) = (pair(r[4 * i], r[4 * i + 1]), pair(r[4 * i + 2], r[4 * i + 3]));
                 u[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
                 u[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
@@ -191,8 +196,10 @@ impl Simd for Avx512 {
             }
             // Then the lanes: even ones (0x88) and odd ones (0xdd) of two vectors, twice.
             for c in 0..4 {
-                let even = (_mm512_shuffle_f32x4::<0x88>(u[c], u[4 + c]), _mm512_shuffle_f32x4::<0x88>(u[8 + c], u[12 + c]));
-                let odd = (_mm512_shuffle_f32x4::<0xdd>(u[c], u[4 + c]), _mm512_shuffle_f32x4::<0xdd>(u[8 + c], u[12 + c]));
+                let even =
+                    (_mm512_shuffle_f32x4::<0x88>(u[c], u[4 + c]), _mm512_shuffle_f32x4::<0x88>(u[8 + c], u[12 + c]));
+                let odd =
+                    (_mm512_shuffle_f32x4::<0xdd>(u[c], u[4 + c]), _mm512_shuffle_f32x4::<0xdd>(u[8 + c], u[12 + c]));
                 let mut row = |i: usize, v| _mm512_storeu_ps(to.as_mut_ptr().add(i * 16), v);
                 row(c, _mm512_shuffle_f32x4::<0x88>(even.0, even.1));
                 row(4 + c, _mm512_shuffle_f32x4::<0x88>(odd.0, odd.1));

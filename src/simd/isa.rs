@@ -7,10 +7,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-#[cfg(target_arch = "x86_64")]
-use super::{avx2::Avx2, avx512::Avx512};
 #[cfg(target_arch = "aarch64")]
 use super::neon::Neon;
+#[cfg(target_arch = "x86_64")]
+use super::{avx2::Avx2, avx512::Avx512};
 
 /// An instruction set that kernels are compiled for. All give the same bits.
 ///

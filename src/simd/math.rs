@@ -8,7 +8,7 @@
 use super::Simd;
 
 /// log2(e) = HI + LO, each an f32.
-const LOG2E_HI: f32 = 1.442_695;
+const LOG2E_HI: f32 = std::f32::consts::LOG2_E;
 const LOG2E_LO: f32 = 1.925_963_0e-8;
 /// ln(2) = HI + LO; HI has 15 bits, so n * HI is exact for |n| < 2^9.
 const LN2_HI: f32 = 0.693_145_75;
