@@ -183,9 +183,10 @@ impl<L: Layer> Pass<'_, L> {
 /// How the gradient fares on its way through the layers: Frobenius norms ‖∂L/∂y_t‖ over the batch, where y_t is the output of
 /// stage t, summed in f64 in a fixed order.
 ///
-/// In a [`crate::Stack`], stage 0 is the input projection, so `norms()[t]` is ‖∂L/∂x_t‖ at the *entrance* of block t, and
-/// `norms()[depth]` that at the exit of the last block; the last entry is ‖∂L/∂y‖ itself. In a plain stack they fall
-/// geometrically towards t = 0; with skips they stay of one size. That is what the skip is for.
+/// In a [`crate::Stack`] with projections, stage 0 is the input projection, so `norms()[t]` is ‖∂L/∂x_t‖ at the *entrance* of
+/// block t, and `norms()[depth]` that at the exit of the last block. In one without, stage t is block t, so `norms()[t]` is that
+/// at the *exit* of block t. The last entry is ‖∂L/∂y‖ itself. In a plain stack they fall geometrically towards t = 0; with
+/// skips they stay of one size. That is what the skip is for.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GradientFlow {
     norms: Vec<f64>,

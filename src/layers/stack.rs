@@ -1,4 +1,4 @@
-//! A network: input projection, blocks, output projection.
+//! A network: blocks one after the other, between an input and an output projection or alone.
 
 use super::Layer;
 use super::block::{Block, Skip};
@@ -53,16 +53,17 @@ impl Default for StackConfig {
     }
 }
 
-/// An input projection, blocks of one width, an output projection: y = W_out B_L(... B_1(W_in x)).
+/// Blocks of one width, one after the other: y = B_L(... B_1(x)), or between an input and an output projection,
+/// y = W_out B_L(... B_1(W_in x)).
 #[derive(Debug, Clone)]
 pub struct Stack {
-    input: Linear,
+    input: Option<Linear>,
     blocks: Vec<Block>,
-    output: Linear,
+    output: Option<Linear>,
 }
 
 impl Stack {
-    /// With weights drawn as `config` says and biases of zeros.
+    /// With projections, weights drawn as `config` says and biases of zeros.
     ///
     /// # Errors
     /// [`Error::Overflow`] if a size overflows.
@@ -71,26 +72,32 @@ impl Stack {
             *config;
         let mut init = Init::new(scheme, seed);
         Ok(Self {
-            input: Linear::with_init(inputs, width, Activation::Identity, &mut init)?,
+            input: Some(Linear::with_init(inputs, width, Activation::Identity, &mut init)?),
             blocks: (0..blocks)
                 .map(|_| Block::with_init(width, hidden, activation, skip, branch_scale, &mut init))
                 .collect::<Result<_, _>>()?,
-            output: Linear::with_init(width, outputs, Activation::Identity, &mut init)?,
+            output: Some(Linear::with_init(width, outputs, Activation::Identity, &mut init)?),
         })
     }
 
-    /// From layers.
+    /// From an input projection, blocks (none, perhaps) and an output projection.
     ///
     /// # Errors
     /// [`Error::Shape`] naming the layer whose inputs are not the outputs of the one before.
     pub fn from_layers(input: Linear, blocks: Vec<Block>, output: Linear) -> Result<Self, Error> {
-        let mut width = input.outputs();
-        for block in &blocks {
-            expect_shape("block", (width, width), (block.inputs(), block.outputs()))?;
-            width = block.outputs();
-        }
+        let width = chain(&blocks, input.outputs())?;
         expect_shape("output", (width, output.outputs()), (output.inputs(), output.outputs()))?;
-        Ok(Self { input, blocks, output })
+        Ok(Self { input: Some(input), blocks, output: Some(output) })
+    }
+
+    /// From blocks alone, without projections: at least one.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if there is no block; [`Error::Shape`] if the blocks are not all of one width.
+    pub fn from_blocks(blocks: Vec<Block>) -> Result<Self, Error> {
+        let none = Error::Setting { operand: "blocks", reason: "a stack without projections needs at least one block" };
+        chain(&blocks, blocks.first().ok_or(none)?.inputs())?;
+        Ok(Self { input: None, blocks, output: None })
     }
 
     /// The blocks.
@@ -99,56 +106,74 @@ impl Stack {
     }
 }
 
+/// Checks that the blocks fit one another, the first to `width` features: returns those that come out.
+fn chain(blocks: &[Block], width: usize) -> Result<usize, Error> {
+    blocks.iter().try_fold(width, |width, block| {
+        expect_shape("block", (width, width), (block.inputs(), block.outputs()))?;
+        Ok(block.outputs())
+    })
+}
+
 impl Stages for Stack {
     fn len(&self) -> usize {
-        self.blocks.len() + 2
+        self.blocks.len() + usize::from(self.input.is_some()) + usize::from(self.output.is_some())
     }
     fn stage(&self, index: usize) -> Stage<'_> {
-        match index.checked_sub(1) {
-            None => self.input.stage(0),
-            Some(i) => self.blocks.get(i).map_or_else(|| self.output.stage(0), |block| block.stage(0)),
+        match (&self.input, &self.output) {
+            (Some(input), _) if index == 0 => input.stage(0),
+            (_, Some(output)) if index + 1 == self.len() => output.stage(0),
+            (input, _) => self.blocks[index - usize::from(input.is_some())].stage(0),
         }
     }
 }
 
-/// Affine map `index` of a stack: which layer, and which of the layer's maps.
-fn locate(index: usize, blocks: usize) -> (usize, usize) {
-    match index {
-        0 => (0, 0),
-        i if i <= 2 * blocks => (1 + (i - 1) / 2, (i - 1) % 2),
-        i => (blocks + 1, i - 2 * blocks - 1),
+/// A layer of a stack.
+enum Place {
+    Input,
+    Block(usize),
+    Output,
+}
+
+impl Stack {
+    /// Affine map `index`: in which layer, and which of the layer's maps. The layer may be a projection that is not there.
+    fn locate(&self, index: usize) -> (Place, usize) {
+        let Some(index) = index.checked_sub(usize::from(self.input.is_some())) else { return (Place::Input, index) };
+        match index.checked_sub(2 * self.blocks.len()) {
+            None => (Place::Block(index / 2), index % 2),
+            Some(index) => (Place::Output, index),
+        }
     }
 }
 
 impl Layer for Stack {
     fn inputs(&self) -> usize {
-        self.input.inputs()
+        self.stage(0).inputs()
     }
     fn outputs(&self) -> usize {
-        self.output.outputs()
+        self.stage(self.len() - 1).outputs()
     }
     fn affine_count(&self) -> usize {
-        2 * self.blocks.len() + 2
+        2 * self.blocks.len() + usize::from(self.input.is_some()) + usize::from(self.output.is_some())
     }
     fn affine(&self, index: usize) -> Option<&Affine> {
-        match locate(index, self.blocks.len()) {
-            (0, at) => self.input.affine(at),
-            (layer, at) if layer <= self.blocks.len() => self.blocks[layer - 1].affine(at),
-            (_, at) => self.output.affine(at),
+        match self.locate(index) {
+            (Place::Input, at) => self.input.as_ref()?.affine(at),
+            (Place::Block(block), at) => self.blocks[block].affine(at),
+            (Place::Output, at) => self.output.as_ref()?.affine(at),
         }
     }
     fn affine_mut(&mut self, index: usize) -> Option<&mut Affine> {
-        match locate(index, self.blocks.len()) {
-            (0, at) => self.input.affine_mut(at),
-            (layer, at) if layer <= self.blocks.len() => self.blocks[layer - 1].affine_mut(at),
-            (_, at) => self.output.affine_mut(at),
+        match self.locate(index) {
+            (Place::Input, at) => self.input.as_mut()?.affine_mut(at),
+            (Place::Block(block), at) => self.blocks[block].affine_mut(at),
+            (Place::Output, at) => self.output.as_mut()?.affine_mut(at),
         }
     }
     fn affine_name(&self, index: usize) -> AffineName {
-        match locate(index, self.blocks.len()) {
-            (0, _) => AffineName::Input,
-            (layer, at) if layer <= self.blocks.len() => AffineName::Block(layer - 1, at == 1),
-            _ => AffineName::Output,
+        match self.locate(index) {
+            (Place::Input, _) => AffineName::Input,
+            (Place::Block(block), at) => AffineName::Block(block, at == 1),
+            (Place::Output, _) => AffineName::Output,
         }
     }
 }

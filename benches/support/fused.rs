@@ -1,0 +1,73 @@
+//! The problem run by this crate.
+
+use super::problem::{Problem, Shape};
+use super::{Results, Runner};
+use resblock::{
+    Affine, AffineName, Block, Context, Error, GradMode, Gradients, Layer, MatMut, MatRef, Stack, Workspace,
+};
+
+/// A stack with the weights of a problem, packed once, and everything that its calls write.
+pub(crate) struct Fused<'p> {
+    ctx: Context,
+    problem: &'p Problem,
+    stack: Stack,
+    workspace: Workspace,
+    gradients: Gradients,
+    y: Vec<f32>,
+    dx: Vec<f32>,
+}
+
+impl<'p> Fused<'p> {
+    pub(crate) fn new(ctx: &Context, problem: &'p Problem) -> Result<Self, Error> {
+        let Shape { batch, features: d, hidden: h, depth } = problem.shape;
+        let block = |index| -> Result<Block, Error> {
+            let (w1, b1, w2, b2) = problem.block(index);
+            // The problem has (inputs, outputs), the crate takes (outputs, inputs).
+            let first = Affine::new(MatRef::new(w1, d, h)?.t(), Some(b1))?;
+            let second = Affine::new(MatRef::new(w2, h, d)?.t(), Some(b2))?;
+            Block::new(first, second, problem.phi, problem.skip)
+        };
+        let stack = Stack::from_blocks((0..depth).map(block).collect::<Result<_, _>>()?)?;
+        let gradients = Gradients::new(&stack)?;
+        let (y, dx) = (vec![0.0; batch * d], vec![0.0; batch * d]);
+        Ok(Self { ctx: *ctx, problem, stack, workspace: Workspace::new(), gradients, y, dx })
+    }
+}
+
+impl Runner for Fused<'_> {
+    fn forward(&mut self) -> Result<(), Error> {
+        let Shape { batch: n, features: d, .. } = self.problem.shape;
+        let (x, y) = (MatRef::new(&self.problem.x, n, d)?, MatMut::new(&mut self.y, n, d)?);
+        self.stack.infer(&self.ctx, &mut self.workspace, x, y)
+    }
+
+    fn train(&mut self) -> Result<(), Error> {
+        let Shape { batch: n, features: d, .. } = self.problem.shape;
+        // What an optimiser step does besides its arithmetic: the weights have changed, so their twins are remade.
+        for index in 0..self.stack.affine_count() {
+            if let Some(affine) = self.stack.affine_mut(index) {
+                affine.weights_mut().update(&self.ctx, |_| ());
+            }
+        }
+        let (x, y) = (MatRef::new(&self.problem.x, n, d)?, MatMut::new(&mut self.y, n, d)?);
+        let (dy, dx) = (MatRef::new(&self.problem.dy, n, d)?, MatMut::new(&mut self.dx, n, d)?);
+        let pass = self.stack.forward(&self.ctx, &mut self.workspace, x, y)?;
+        pass.backward(dy, Some(dx), &mut self.gradients, GradMode::Overwrite)
+    }
+
+    fn results(&self) -> Result<Results, Error> {
+        let mut all = Results { y: self.y.clone(), dx: self.dx.clone(), ..Results::default() };
+        for gradient in self.gradients.iter() {
+            let out = match (gradient.affine(), gradient.is_bias()) {
+                (AffineName::Block(_, false), false) => &mut all.dw1,
+                (AffineName::Block(_, false), true) => &mut all.db1,
+                (_, false) => &mut all.dw2,
+                (_, true) => &mut all.db2,
+            };
+            let (at, (outputs, inputs)) = (out.len(), gradient.shape());
+            out.resize(at + outputs * inputs, 0.0);
+            gradient.write_to(MatMut::new(&mut out[at..], inputs, outputs)?.t())?;
+        }
+        Ok(all)
+    }
+}

@@ -1,0 +1,78 @@
+//! One measurement as a CSV row.
+
+use crate::cli::{Args, Mode};
+use crate::support::Runner;
+use crate::support::fused::Fused;
+use crate::support::problem::{Problem, Shape};
+use crate::support::unfused::Unfused;
+use crate::timing::{Times, time};
+use crate::{serve, threads};
+use resblock::{Skip, fma_peak};
+use std::error::Error;
+use std::time::Duration;
+
+const COLUMNS: [&str; 14] = [
+    "batch",
+    "features",
+    "hidden",
+    "depth",
+    "block",
+    "activation",
+    "mode",
+    "threads",
+    "isa",
+    "best_us",
+    "median_us",
+    "gflops",
+    "peak_gflops",
+    "peak_fraction",
+];
+
+/// Measures what `args` say and prints the row.
+pub(crate) fn one_shot(args: &Args) -> Result<(), Box<dyn Error>> {
+    if args.unfused && args.threads != 1 {
+        return Err("--unfused runs on one thread: leave out --threads".into());
+    }
+    let shape @ Shape { batch, features, hidden, depth } = args.shape();
+    serve::check_size(shape)?;
+    let ctx = threads::context(args.threads)?;
+    let problem = Problem::random(shape, args.activation, args.block);
+    let mut runner: Box<dyn Runner + '_> =
+        if args.unfused { Box::new(Unfused::new(&problem)) } else { Box::new(Fused::new(&ctx, &problem)?) };
+    // Before and after, and the higher counts: clock rates change, and a fraction of a peak that was too low says too much.
+    let peak = || fma_peak(&ctx, Duration::from_secs_f64((args.seconds / 4.0).clamp(0.02, 0.2))).gflops;
+    let before = peak();
+    let Times { best, median, .. } = time(args.seconds, || match args.mode {
+        Mode::Forward => runner.forward(),
+        Mode::Train => runner.train(),
+    })?;
+    let peak = before.max(peak());
+    let gflops = shape.flops() * args.mode.factor() / best / 1e3;
+    let block = match (args.unfused, args.block) {
+        (true, _) => "unfused",
+        (false, Skip::Identity) => "residual",
+        (false, Skip::None) => "plain",
+    };
+    let mut csv = csv::Writer::from_writer(std::io::stdout());
+    if !args.no_header {
+        csv.write_record(COLUMNS)?;
+    }
+    csv.write_record([
+        batch.to_string(),
+        features.to_string(),
+        hidden.to_string(),
+        depth.to_string(),
+        block.into(),
+        args.activation.name().into(),
+        args.mode.name().into(),
+        args.threads.to_string(),
+        ctx.isa().to_string(),
+        format!("{best:.3}"),
+        format!("{median:.3}"),
+        format!("{gflops:.2}"),
+        format!("{peak:.2}"),
+        format!("{:.4}", gflops / peak),
+    ])?;
+    csv.flush()?;
+    Ok(())
+}
