@@ -6,7 +6,7 @@
 //! thread has the panel, so a batch cut into micro-batches continues exactly the same chains.
 
 use super::forward::{Team, split_columns, unstage};
-use super::{Cut, Dest, Plan, RowBlock, RowBlocks, Sink, Stage, Stages, slot};
+use super::{Cut, Dest, Plan, RowBlock, RowBlocks, Sink, Stage, Stages};
 use crate::Activation;
 use crate::context::{Context, Workspace};
 use crate::epilogue::{Epilogue, derive_panels};
@@ -100,7 +100,7 @@ fn backward_rows(team: &Team<'_>, net: &dyn Stages, block: RowBlock<'_>) {
         if index + 1 == net.len() {
             pack(isa, dy, PanelMut::new(dy_slot, rows, stage.outputs()));
         }
-        let dy = slot(dy_slot, rows, stage.outputs());
+        let dy = PanelRef::new(dy_slot, rows, stage.outputs());
         if let Some(norms) = &mut norms {
             norms.fill(index, dy);
         }
@@ -119,7 +119,7 @@ fn backward_rows(team: &Team<'_>, net: &dyn Stages, block: RowBlock<'_>) {
                     _ => {
                         dz.copy_from_slice(dy_slot);
                         let mut dz = PanelMut::new(dz, rows, stage.outputs());
-                        derive_panels(isa, phi, slot(z, rows, stage.outputs()), dz.reborrow());
+                        derive_panels(isa, phi, PanelRef::new(z, rows, stage.outputs()), dz.reborrow());
                         PanelRef::new(dz.into_data(), rows, stage.outputs())
                     }
                 };
@@ -128,7 +128,7 @@ fn backward_rows(team: &Team<'_>, net: &dyn Stages, block: RowBlock<'_>) {
             }
             Stage::Block { first, second, phi, skip } => {
                 let (Some(w2), Some(w1)) = (second.weights.backward(), first.weights.backward()) else { break };
-                let z = slot(if phi.differentiates_from_output() { h } else { z }, rows, first.outputs());
+                let z = PanelRef::new(if phi.differentiates_from_output() { h } else { z }, rows, first.outputs());
                 let mut dz = PanelMut::new(dz, rows, first.outputs());
                 block_gradient(team, dy, (w2, w1), phi, z, dz.reborrow(), out, skip);
             }

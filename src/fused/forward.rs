@@ -1,6 +1,6 @@
 //! Forward: F1 Z = X W1ᵀ + b1, H = phi(Z); F2 Y = H W2ᵀ + b2 + X.
 
-use super::{Dest, Plan, RowBlock, RowBlocks, Sink, Stage, Stages, column_pieces, slot};
+use super::{Dest, Plan, RowBlock, RowBlocks, Sink, Stage, Stages, column_pieces};
 use crate::Activation;
 use crate::context::{Context, Workspace};
 use crate::epilogue::Epilogue;
@@ -142,7 +142,7 @@ fn forward_rows(team: &Team<'_>, net: &dyn Stages, block: RowBlock<'_>, scratch:
         if index == 0 {
             pack(isa, input, PanelMut::new(x, rows, stage.inputs()));
         }
-        let x = slot(x, rows, stage.inputs());
+        let x = PanelRef::new(x, rows, stage.inputs());
         let out = match (last, dest.as_mut()) {
             (true, Some(dest)) => dest.reborrow(),
             _ => Dest::Panels(PanelMut::new(next_x, rows, stage.outputs())),

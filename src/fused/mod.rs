@@ -21,7 +21,7 @@ pub(crate) mod forward;
 use crate::Activation;
 use crate::context::Context;
 use crate::gemm::blocking::useful_threads;
-use crate::gemm::panels::{Out, PANEL, PanelMut, PanelRef, panels};
+use crate::gemm::panels::{Out, PANEL, PanelMut, panels};
 use crate::mat::{MatMut, MatRef};
 use crate::weights::Affine;
 
@@ -271,9 +271,4 @@ fn column_pieces(columns: usize, threads: usize) -> impl Iterator<Item = (usize,
     let total = panels(columns);
     let size = total.div_ceil(threads.max(1)).max(1);
     (0..total).step_by(size).map(move |p| (p, size.min(total - p)))
-}
-
-/// Rows of panels in `data`, for a stage's slot.
-fn slot<'a>(data: &'a [f32], rows: usize, cols: usize) -> PanelRef<'a> {
-    PanelRef::new(data, rows, cols)
 }

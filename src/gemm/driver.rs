@@ -14,7 +14,7 @@ pub enum Par {
     #[default]
     Seq,
     /// At most this many threads of the rayon pool that the call is made in (the global one, outside any pool), the calling
-    /// thread among them; 0: as many as the pool has. `pool.install(|| ...)` chooses a pool.
+    /// thread among them; 0: as many as the pool has. Small work takes fewer. `pool.install(|| ...)` chooses a pool.
     Rayon(usize),
 }
 
@@ -24,7 +24,7 @@ impl Par {
         match self {
             Par::Seq => 1,
             Par::Rayon(0) => rayon::current_num_threads(),
-            Par::Rayon(n) => n,
+            Par::Rayon(n) => n.min(rayon::current_num_threads()),
         }
     }
 }
