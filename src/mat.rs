@@ -137,12 +137,12 @@ impl<'a> MatMut<'a> {
         col_stride: usize,
     ) -> Result<Self, Error> {
         MatRef::with_strides(data, rows, cols, row_stride, col_stride)?;
-        // The products were formed without overflow by `span`, unless the matrix is empty.
+        // n lines of m elements, `stride` from line to line and `other` inside one, do not touch.
         let apart = |n: usize, stride: usize, m: usize, other: usize| {
-            (m <= 1 || other > 0) && (n <= 1 || stride > (m - 1).saturating_mul(other))
+            (m == 1 || other > 0) && (n == 1 || stride > (m - 1).saturating_mul(other))
         };
-        let disjoint = apart(rows, row_stride, cols, col_stride) || apart(cols, col_stride, rows, row_stride);
-        if rows > 0 && cols > 0 && !disjoint {
+        let empty = rows == 0 || cols == 0;
+        if !empty && !apart(rows, row_stride, cols, col_stride) && !apart(cols, col_stride, rows, row_stride) {
             return Err(Error::Overlap { operand: "data", rows, cols, strides: (row_stride, col_stride) });
         }
         Ok(Self { data, rows, cols, row_stride, col_stride })
