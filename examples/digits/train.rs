@@ -1,0 +1,208 @@
+//! Training: one net from its seed to its measurements.
+
+use crate::data::{CLASSES, Digits, PIXELS, Split};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+use resblock::{
+    AdamW, Context, Error, GradMode, GradientFlow, Gradients, Layer, MatMut, MatRef, Optimizer, Stack, StackConfig,
+    Workspace, softmax_cross_entropy,
+};
+use std::time::Instant;
+
+/// How a net is trained.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Recipe {
+    pub(crate) epochs: usize,
+    pub(crate) batch: usize,
+    /// Highest learning rate, at the end of the warm-up.
+    pub(crate) lr: f32,
+    pub(crate) weight_decay: f32,
+    /// Deviation of the normal noise on training images, in units of the pixels' deviation.
+    pub(crate) noise: f32,
+}
+
+/// Share of all steps in which the learning rate rises from 0.
+const WARM_UP: f64 = 0.1;
+
+impl Recipe {
+    /// Linear warm-up, then half a cosine down to 0; `t` from 0 to 1. By libm, to have the same bits everywhere.
+    fn rate(&self, t: f64) -> f32 {
+        let factor = if t < WARM_UP {
+            t / WARM_UP
+        } else {
+            0.5 + 0.5 * libm::cos(std::f64::consts::PI * (t - WARM_UP) / (1.0 - WARM_UP))
+        };
+        (f64::from(self.lr) * factor) as f32
+    }
+}
+
+/// One epoch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Epoch {
+    /// Mean loss over the epoch's batches, as they were met.
+    pub(crate) train_loss: f64,
+    pub(crate) train_accuracy: f64,
+    pub(crate) held_out_accuracy: f64,
+}
+
+/// What came of a net.
+#[derive(Debug, Clone)]
+pub(crate) struct Outcome {
+    pub(crate) parameters: usize,
+    pub(crate) epochs: Vec<Epoch>,
+    /// Over all training images, after the last step.
+    pub(crate) train_loss: f64,
+    pub(crate) held_out_accuracy: f64,
+    /// Gradient norms over depth before the first step, and after the last, over all training images.
+    pub(crate) flow_before: GradientFlow,
+    pub(crate) flow_after: GradientFlow,
+    pub(crate) seconds: f64,
+}
+
+/// Buffers that every step uses again.
+struct Buffers {
+    workspace: Workspace,
+    pixels: Vec<f32>,
+    labels: Vec<usize>,
+    logits: Vec<f32>,
+    dlogits: Vec<f32>,
+}
+
+/// A net in training.
+struct Trainer<'a> {
+    ctx: &'a Context,
+    net: Stack,
+    grads: Gradients,
+    buffers: Buffers,
+}
+
+/// Gradient norms over depth of the untrained net that `config` describes.
+pub(crate) fn probe(ctx: &Context, config: &StackConfig, split: &Split) -> Result<GradientFlow, Error> {
+    Trainer::new(ctx, config, 1, split)?.flow(&split.train)
+}
+
+/// Trains the net that `config` describes. `watch` is told of each epoch.
+pub(crate) fn train(
+    ctx: &Context,
+    config: &StackConfig,
+    recipe: &Recipe,
+    split: &Split,
+    mut watch: impl FnMut(&Epoch),
+) -> Result<Outcome, Error> {
+    let start = Instant::now();
+    let (train, held_out) = (&split.train, &split.held_out);
+    let batch = recipe.batch.min(train.len());
+    let mut trainer = Trainer::new(ctx, config, batch, split)?;
+    let flow_before = trainer.flow(train)?;
+
+    let mut optimizer = AdamW::new(recipe.lr);
+    optimizer.weight_decay = recipe.weight_decay;
+    // A stream of its own: order and noise have nothing to do with the numbers that the initial weights were drawn from.
+    let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+    rng.set_stream(1);
+    let mut order: Vec<usize> = (0..train.len()).collect();
+    // Images left over after the last whole batch wait for another epoch: a batch of a few would be a step of mostly noise.
+    let steps = train.len() / batch;
+    let total = (recipe.epochs * steps) as f64;
+    let mut epochs = Vec::with_capacity(recipe.epochs);
+    for epoch in 0..recipe.epochs {
+        order.shuffle(&mut rng);
+        let (mut loss, mut hits) = (0.0, 0);
+        for (step, rows) in order.chunks_exact(batch).enumerate() {
+            optimizer.lr = recipe.rate(((epoch * steps + step) as f64 + 0.5) / total);
+            let (batch_loss, batch_hits) = trainer.step(&mut optimizer, train, rows, recipe.noise, &mut rng)?;
+            loss += batch_loss / steps as f64;
+            hits += batch_hits;
+        }
+        let train_accuracy = hits as f64 / (steps * batch) as f64;
+        let (_, held_out_accuracy) = trainer.measure(held_out)?;
+        let done = Epoch { train_loss: loss, train_accuracy, held_out_accuracy };
+        watch(&done);
+        epochs.push(done);
+    }
+    let (train_loss, _) = trainer.measure(train)?;
+    let (_, held_out_accuracy) = trainer.measure(held_out)?;
+    let flow_after = trainer.flow(train)?;
+    let seconds = start.elapsed().as_secs_f64();
+    let parameters = trainer.net.parameter_count();
+    Ok(Outcome { parameters, epochs, train_loss, held_out_accuracy, flow_before, flow_after, seconds })
+}
+
+impl<'a> Trainer<'a> {
+    fn new(ctx: &'a Context, config: &StackConfig, batch: usize, split: &Split) -> Result<Self, Error> {
+        let net = Stack::new(config)?;
+        let grads = Gradients::new(&net)?;
+        let logits = vec![0.0; split.train.len().max(split.held_out.len()) * CLASSES];
+        let buffers = Buffers {
+            workspace: Workspace::new(),
+            pixels: vec![0.0; batch * PIXELS],
+            labels: vec![0; batch],
+            dlogits: logits.clone(),
+            logits,
+        };
+        Ok(Self { ctx, net, grads, buffers })
+    }
+
+    /// One step on the images `rows`: their loss and how many were recognised. Once every buffer has its size, nothing is
+    /// allocated here, nor by the crate on one thread.
+    fn step(
+        &mut self,
+        optimizer: &mut AdamW,
+        digits: &Digits,
+        rows: &[usize],
+        noise: f32,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<(f64, usize), Error> {
+        let Buffers { workspace, pixels, labels, logits, dlogits } = &mut self.buffers;
+        for ((image, label), &row) in pixels.chunks_exact_mut(PIXELS).zip(&mut *labels).zip(rows) {
+            for (pixel, &p) in image.iter_mut().zip(digits.image(row)) {
+                let z: f32 = StandardNormal.sample(rng);
+                *pixel = p + noise * z;
+            }
+            *label = digits.labels()[row];
+        }
+        let n = rows.len();
+        let (logits, dlogits) = (&mut logits[..n * CLASSES], &mut dlogits[..n * CLASSES]);
+        let x = MatRef::new(pixels, n, PIXELS)?;
+        let pass = self.net.forward(self.ctx, workspace, x, MatMut::new(logits, n, CLASSES)?)?;
+        let loss =
+            softmax_cross_entropy(MatRef::new(logits, n, CLASSES)?, labels, Some(MatMut::new(dlogits, n, CLASSES)?))?;
+        pass.backward(MatRef::new(dlogits, n, CLASSES)?, None, &mut self.grads, GradMode::Overwrite)?;
+        optimizer.step(self.ctx, &mut self.net, &self.grads)?;
+        Ok((loss, hits(logits, labels)))
+    }
+
+    /// Loss and accuracy on all `digits`.
+    fn measure(&mut self, digits: &Digits) -> Result<(f64, f64), Error> {
+        let n = digits.len();
+        let logits = &mut self.buffers.logits[..n * CLASSES];
+        let y = MatMut::new(logits, n, CLASSES)?;
+        self.net.infer(self.ctx, &mut self.buffers.workspace, digits.matrix()?, y)?;
+        let loss = softmax_cross_entropy(MatRef::new(logits, n, CLASSES)?, digits.labels(), None)?;
+        Ok((loss, hits(logits, digits.labels()) as f64 / n as f64))
+    }
+
+    /// Gradient norms over depth, of the mean loss over all `digits`.
+    fn flow(&mut self, digits: &Digits) -> Result<GradientFlow, Error> {
+        let n = digits.len();
+        let Buffers { workspace, logits, dlogits, .. } = &mut self.buffers;
+        let (logits, dlogits) = (&mut logits[..n * CLASSES], &mut dlogits[..n * CLASSES]);
+        let pass = self.net.forward(self.ctx, workspace, digits.matrix()?, MatMut::new(logits, n, CLASSES)?)?;
+        let y = MatRef::new(logits, n, CLASSES)?;
+        softmax_cross_entropy(y, digits.labels(), Some(MatMut::new(dlogits, n, CLASSES)?))?;
+        let mut flow = GradientFlow::new();
+        let dy = MatRef::new(dlogits, n, CLASSES)?;
+        pass.backward_probed(dy, None, &mut self.grads, GradMode::Overwrite, &mut flow)?;
+        Ok(flow)
+    }
+}
+
+/// How many rows have their largest logit at their label. A net that has diverged to NaN recognises nothing.
+fn hits(logits: &[f32], labels: &[usize]) -> usize {
+    let recognised = |row: &[f32], label: usize| {
+        row.iter().enumerate().all(|(j, &other)| if j == label { !other.is_nan() } else { row[label] > other })
+    };
+    logits.chunks_exact(CLASSES).zip(labels).filter(|&(row, &label)| recognised(row, label)).count()
+}

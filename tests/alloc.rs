@@ -1,0 +1,126 @@
+//! After warm-up nothing is allocated: a counting allocator watches. One test in a binary of its own, because every thread of
+//! the process counts.
+
+mod common;
+
+use common::{Rng, build_stack, fastest, mat, mat_mut, pool, random_stack};
+use resblock::{
+    Activation, AdamW, Context, GradMode, GradientFlow, Gradients, Layer, MatMut, Optimizer, Par, Sgd, Workspace,
+    mean_squared_error, softmax_cross_entropy,
+};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+#[allow(unsafe_code, reason = "an allocator is unsafe to implement; this one counts and passes on")]
+// SAFETY: every call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.realloc(ptr, layout, size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// Allocations while `call` runs, on all threads.
+fn count<R>(call: impl FnOnce() -> R) -> (usize, R) {
+    let before = ALLOCATIONS.load(Ordering::SeqCst);
+    let result = call();
+    (ALLOCATIONS.load(Ordering::SeqCst) - before, result)
+}
+
+/// Row-major, written in place by the kernels, or column-major, staged in the workspace.
+fn output(y: &mut [f32], n: usize, outputs: usize, in_place: bool) -> MatMut<'_> {
+    if in_place { mat_mut(y, n, outputs) } else { mat_mut(y, outputs, n).t() }
+}
+
+const STEPS: [&str; 7] = ["infer", "forward", "backward", "probed backward", "sgd", "adamw", "loss"];
+
+/// Allocations in each of `STEPS` on a warm workspace, after two rounds of warm-up.
+fn allocations<L: Layer + Clone>(ctx: &Context, layer: &L, n: usize, in_place: bool) -> [usize; STEPS.len()] {
+    let mut rng = Rng::new(1);
+    let (inputs, outputs) = (layer.inputs(), layer.outputs());
+    let (x, target) = (rng.vec(n * inputs), rng.vec(n * outputs));
+    let labels: Vec<usize> = (0..n).map(|i| i % outputs).collect();
+    let (mut y, mut dy, mut dx) = (vec![0.0; n * outputs], vec![0.0; n * outputs], vec![0.0; n * inputs]);
+    let (mut layer, mut ws) = (layer.clone(), Workspace::new());
+    let mut grads = Gradients::new(&layer).expect("gradients");
+    let (mut sgd, mut adam, mut flow) = (Sgd::new(1e-3, 0.9), AdamW::new(1e-3), GradientFlow::new());
+    let mut counts = [0; STEPS.len()];
+    for _ in 0..3 {
+        let x = mat(&x, n, inputs);
+        let (infer, done) = count(|| layer.infer(ctx, &mut ws, x, output(&mut y, n, outputs, in_place)));
+        done.expect("infer");
+        let (forward, pass) = count(|| layer.forward(ctx, &mut ws, x, output(&mut y, n, outputs, in_place)));
+        let pass = pass.expect("forward");
+        let (loss, done) = count(|| {
+            let y = if in_place { mat(&y, n, outputs) } else { mat(&y, outputs, n).t() };
+            softmax_cross_entropy(y, &labels, Some(mat_mut(&mut dy, n, outputs)))?;
+            mean_squared_error(y, mat(&target, n, outputs), Some(mat_mut(&mut dy, n, outputs)))
+        });
+        done.expect("loss");
+        let dy = mat(&dy, n, outputs);
+        let dx_mut = mat_mut(&mut dx, n, inputs);
+        let (backward, done) = count(|| pass.backward(dy, Some(dx_mut), &mut grads, GradMode::Overwrite));
+        done.expect("backward");
+        let pass = layer.forward(ctx, &mut ws, x, output(&mut y, n, outputs, in_place)).expect("forward");
+        let (probed, done) = count(|| pass.backward_probed(dy, None, &mut grads, GradMode::Accumulate, &mut flow));
+        done.expect("backward");
+        let (s, done) = count(|| sgd.step(ctx, &mut layer, &grads));
+        done.expect("a step");
+        let (a, done) = count(|| adam.step(ctx, &mut layer, &grads));
+        done.expect("a step");
+        counts = [infer, forward, backward, probed, s, a, loss];
+    }
+    counts
+}
+
+#[test]
+fn a_warm_step_allocates_nothing_on_one_thread_and_only_rayons_jobs_on_several() {
+    let mut rng = Rng::new(2);
+    let stack = build_stack(&random_stack(&mut rng, (20, 64, 96, 10), 3, Activation::Gelu, true));
+    let block = stack.blocks()[0].clone();
+    let ctx = fastest();
+    for n in [1, 300] {
+        for in_place in [true, false] {
+            let counts = [allocations(&ctx, &stack, n, in_place), allocations(&ctx, &block, n, in_place)];
+            assert_eq!(counts, [[0; STEPS.len()]; 2], "{STEPS:?} of a stack and a block, {n} rows, one thread");
+        }
+    }
+    // Wide enough for several threads by rows and by columns.
+    let wide = build_stack(&random_stack(&mut rng, (20, 1024, 1100, 10), 2, Activation::Relu, true));
+    for (layer, n) in [(&stack, 600), (&wide, 2)] {
+        for threads in [2, 8] {
+            let pool = pool(threads);
+            let ctx = ctx.with_par(Par::Rayon(threads));
+            let counts = pool.install(|| allocations(&ctx, layer, n, true));
+            println!("{n} rows, {threads} threads: {STEPS:?} {counts:?}");
+            // A parallel region allocates a job for every thread but the caller's, and rayon's queue grows by blocks of jobs.
+            // One region for a call by rows; by columns one for each GEMM, of which the wide stack has 6; phase 2 one more.
+            let regions = if n == 2 { 7 } else { 2 };
+            let most = regions * (threads - 1) + 4;
+            assert!(counts.iter().all(|&c| c <= most), "more than {most} allocations in {STEPS:?}: {counts:?}");
+            assert_eq!(counts[4..], [0; 3], "optimisers and losses run on one thread");
+        }
+    }
+}
