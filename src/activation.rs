@@ -30,7 +30,7 @@ pub enum Activation {
     /// phi(z) = 0.5 z (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))): the GELU of GPT-2 (`approximate='tanh'` in PyTorch). It differs
     /// from [`Activation::Gelu`] by up to 4.7e-4.
     ///
-    /// Computed as z / (1 + 2^(z (K0 + K1 z^2))). @GELU_TANH@
+    /// Computed as z / (1 + e^(-2u)), by e^(-2|u|) for either sign of z. @GELU_TANH@
     GeluTanh,
     /// phi(z) = z / (1 + e^-z), also called swish. @SILU@
     Silu,
@@ -193,18 +193,34 @@ impl Act for Gelu {
     }
 }
 
-/// 1 / (1 + 2^t) with t = z (K0 + K1 z^2) = -2 u log2(e), u = sqrt(2/pi) (z + 0.044715 z^3): the weight of z in tanh-GELU.
+/// 1 / (1 + e^-y) from e = e^-|y|, where y has the sign of z: neither half overflows or cancels.
 #[inline(always)]
-fn gelu_tanh_weight<S: Simd>(s: S, z: S::V) -> S::V {
+fn weight<S: Simd>(s: S, z: S::V, e: S::V) -> S::V {
+    s.div(s.select(s.gt(z, s.splat(0.0)), s.splat(1.0), e), s.add(s.splat(1.0), e))
+}
+
+/// w + y w (1 - w) with w = [`weight`] of z and e; 1 - w as e / (1 + e), since the difference cancels.
+#[inline(always)]
+fn weight_grad<S: Simd>(s: S, z: S::V, e: S::V, y: S::V) -> S::V {
+    let d = s.div(s.splat(1.0), s.add(s.splat(1.0), e));
+    let small = s.mul(e, d);
+    let w = s.select(s.gt(z, s.splat(0.0)), d, small);
+    s.fma(y, s.mul(small, d), w)
+}
+
+/// At |z| = 10.7, 2 |u| is so large that e^(-2|u|) is below half of the smallest denormal.
+const GELU_TANH_LIMIT: f32 = 10.7;
+
+/// e^(-2|u|), u = sqrt(2/pi) (z + 0.044715 z^3): 2^t with t = |z| (K0 + K1 z^2).
+#[inline(always)]
+fn gelu_tanh_decay<S: Simd>(s: S, z: S::V) -> S::V {
     const K0: f32 = -2.302_208_2;
     const K1: f32 = -0.102_943_24;
-    // 2^t overflows to infinity below z = -10.1, and the weight is then 0; |t| stays under 150.
-    let z = clamp(s, 10.5, z);
-    let q = s.fma(s.mul(z, z), s.splat(K1), s.splat(K0));
-    let n = math::round_product(s, z, q);
-    let f = s.fms(z, q, n);
-    let e = s.ldexp(math::exp2_fraction(s, f), n);
-    s.div(s.splat(1.0), s.add(s.splat(1.0), e))
+    let a = s.min(s.splat(GELU_TANH_LIMIT), s.abs(z));
+    let q = s.fma(s.mul(a, a), s.splat(K1), s.splat(K0));
+    let n = math::round_product(s, a, q);
+    let f = s.fms(a, q, n);
+    s.ldexp(math::exp2_fraction(s, f), n)
 }
 
 #[derive(Clone, Copy)]
@@ -212,8 +228,8 @@ pub(crate) struct GeluTanh;
 impl Act for GeluTanh {
     #[inline(always)]
     fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
-        // The weight is 0 below -10.5; without the bound, -inf * 0 would be NaN.
-        s.mul(s.max(s.splat(-10.5), z), gelu_tanh_weight(s, z))
+        // The weight is 0 below the limit; without the bound, -inf * 0 would be NaN.
+        s.mul(s.max(s.splat(-GELU_TANH_LIMIT), z), weight(s, z, gelu_tanh_decay(s, z)))
     }
 
     /// phi'(z) = w + z w (1 - w) 2 u'(z), with w the weight of the value and 2 u' = 2 sqrt(2/pi) (1 + 3 * 0.044715 z^2).
@@ -221,22 +237,20 @@ impl Act for GeluTanh {
     fn grad<S: Simd>(self, s: S, z: S::V) -> S::V {
         const D0: f32 = 1.595_769_2;
         const D1: f32 = 0.214_064_45;
-        let w = gelu_tanh_weight(s, z);
-        let z = clamp(s, 10.5, z);
-        let slope = s.fma(s.mul(z, z), s.splat(D1), s.splat(D0));
-        let a = s.mul(s.mul(z, w), s.sub(s.splat(1.0), w));
-        s.fma(a, slope, w)
+        let e = gelu_tanh_decay(s, z);
+        let y = clamp(s, GELU_TANH_LIMIT, z);
+        let slope = s.fma(s.mul(y, y), s.splat(D1), s.splat(D0));
+        weight_grad(s, z, e, s.mul(y, slope))
     }
 }
 
-/// Beyond +-104 the sigmoid is 1, or less than any float.
+/// Beyond +-104, e^-|z| is less than half of the smallest denormal.
 const SIGMOID_LIMIT: f32 = 104.0;
 
-/// 1 / (1 + e^-z). Where e^-z overflows, below z = -88.7, the result is 0 instead of a denormal.
+/// e^-|z|
 #[inline(always)]
-fn logistic<S: Simd>(s: S, z: S::V) -> S::V {
-    let e = math::exp(s, s.sub(s.splat(0.0), clamp(s, SIGMOID_LIMIT, z)));
-    s.div(s.splat(1.0), s.add(s.splat(1.0), e))
+fn decay<S: Simd>(s: S, z: S::V) -> S::V {
+    math::exp(s, s.sub(s.splat(0.0), s.min(s.splat(SIGMOID_LIMIT), s.abs(z))))
 }
 
 #[derive(Clone, Copy)]
@@ -245,22 +259,20 @@ impl Act for Silu {
     #[inline(always)]
     fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
         // The weight is 0 below -104; without the bound, -inf * 0 would be NaN.
-        s.mul(s.max(s.splat(-SIGMOID_LIMIT), z), logistic(s, z))
+        s.mul(s.max(s.splat(-SIGMOID_LIMIT), z), weight(s, z, decay(s, z)))
     }
 
     /// phi'(z) = w + z w (1 - w), w = 1 / (1 + e^-z).
     #[inline(always)]
     fn grad<S: Simd>(self, s: S, z: S::V) -> S::V {
-        let w = logistic(s, z);
-        let z = clamp(s, SIGMOID_LIMIT, z);
-        s.fma(s.mul(z, w), s.sub(s.splat(1.0), w), w)
+        weight_grad(s, z, decay(s, z), clamp(s, SIGMOID_LIMIT, z))
     }
 }
 
 /// e / (1 + e)^2 with e = e^-|x|, |x| <= 104: the derivative of the logistic function, without cancellation in either tail.
 #[inline(always)]
 fn bell<S: Simd>(s: S, x: S::V) -> S::V {
-    let e = math::exp(s, s.sub(s.splat(0.0), s.min(s.splat(SIGMOID_LIMIT), s.abs(x))));
+    let e = decay(s, x);
     let d = s.add(s.splat(1.0), e);
     s.div(e, s.mul(d, d))
 }
@@ -285,7 +297,7 @@ pub(crate) struct Sigmoid;
 impl Act for Sigmoid {
     #[inline(always)]
     fn value<S: Simd>(self, s: S, z: S::V) -> S::V {
-        logistic(s, z)
+        weight(s, z, decay(s, z))
     }
 
     /// phi'(z) = phi(z) (1 - phi(z)) = e / (1 + e)^2, e = e^-|z|.

@@ -97,6 +97,11 @@ impl Weights {
         }
     }
 
+    /// Every weight, in the order of storage, without the padding.
+    pub(crate) fn elements(&self) -> impl Iterator<Item = &f32> {
+        self.panels.elements()
+    }
+
     /// Everything as stored, padding included.
     pub(crate) fn as_slice(&self) -> &[f32] {
         self.panels.as_slice()

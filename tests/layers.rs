@@ -86,6 +86,16 @@ fn the_same_seed_gives_the_same_bits_and_another_seed_others() {
 }
 
 #[test]
+fn the_first_values_of_a_seed_are_these_on_every_platform() {
+    let first = |scheme| {
+        let map = Init::new(scheme, 2024).affine(3, 2, 1.0).expect("a map");
+        parameters_of(&Linear::new(map, Activation::Identity))[0].iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+    };
+    assert_eq!(first(Scheme::HeNormal), [0xbf112a57, 0x3f90ab0c, 0x3eb7b3dc, 0x3f9e0f30, 0x3e9b7940, 0xbc69b248]);
+    assert_eq!(first(Scheme::XavierUniform), [0x3f0d3ab7, 0xbf3ac21f, 0x3f82d153, 0x3f874d57, 0x3ebe9b15, 0x3ed05333]);
+}
+
+#[test]
 fn every_scheme_has_its_spread_and_biases_start_at_zero() {
     let (inputs, outputs) = (300, 200);
     for (scheme, variance, limit) in [

@@ -335,6 +335,13 @@ impl PanelMat {
         &mut self.buffer.as_mut_slice()[..len]
     }
 
+    /// Every element, in the order of storage, without the padding (which a caller may have filled).
+    pub(crate) fn elements(&self) -> impl Iterator<Item = &f32> {
+        let cells = |p: usize| PANEL.min(self.cols - p * PANEL);
+        let panels = self.as_slice().chunks((PANEL * self.rows).max(1)).enumerate();
+        panels.flat_map(move |(p, panel)| panel.chunks(PANEL).flat_map(move |line| &line[..cells(p)]))
+    }
+
     pub(crate) fn view(&self) -> PanelRef<'_> {
         PanelRef::new(self.as_slice(), self.rows, self.cols)
     }

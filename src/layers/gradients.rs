@@ -107,12 +107,12 @@ impl<'a> Parameter<'a> {
 
     /// Sum of squares, in f64.
     pub fn norm_squared(&self) -> f64 {
-        let values = match self.values {
-            Values::Weights(w) => w.as_slice(),
-            Values::Gradient(g) => g.as_slice(),
-            Values::Bias(b) => b,
-        };
-        values.iter().map(|&v| f64::from(v) * f64::from(v)).sum()
+        let sum = |values: &mut dyn Iterator<Item = &f32>| values.map(|&v| f64::from(v) * f64::from(v)).sum();
+        match self.values {
+            Values::Weights(w) => sum(&mut w.elements()),
+            Values::Gradient(g) => sum(&mut g.elements()),
+            Values::Bias(b) => sum(&mut b.iter()),
+        }
     }
 }
 
@@ -183,8 +183,10 @@ impl Gradients {
     /// # Errors
     /// [`Error::Shape`] if the shape differs.
     pub fn set_weights(&mut self, name: AffineName, dw: MatRef<'_>) -> Result<bool, Error> {
-        let slot = self.find(name).and_then(|g| g.dw.as_mut());
-        slot.map_or(Ok(false), |slot| slot.read_from(dw.t()).map(|()| true))
+        let Some(slot) = self.find(name).and_then(|g| g.dw.as_mut()) else { return Ok(false) };
+        let (inputs, outputs) = slot.shape();
+        crate::error::expect_shape("dw", (outputs, inputs), dw.shape())?;
+        slot.read_from(dw.t()).map(|()| true)
     }
 
     /// Sets a bias gradient. False if it was declined or there is no such map.

@@ -153,7 +153,6 @@ impl<L: Layer> Pass<'_, L> {
         mode: GradMode,
         flow: &mut GradientFlow,
     ) -> Result<(), Error> {
-        flow.norms.resize(self.layer.len(), 0.0);
         self.run(dy, dx, grads, mode, Some(&mut flow.norms))
     }
 
@@ -163,7 +162,7 @@ impl<L: Layer> Pass<'_, L> {
         dx: Option<MatMut<'_>>,
         grads: &mut Gradients,
         mode: GradMode,
-        norms: Option<&mut [f64]>,
+        mut norms: Option<&mut Vec<f64>>,
     ) -> Result<(), Error> {
         expect_shape("dy", (self.rows, self.layer.outputs()), dy.shape())?;
         if let Some(dx) = &dx {
@@ -175,6 +174,10 @@ impl<L: Layer> Pass<'_, L> {
                 return Err(Error::Frozen { index });
             }
         }
+        if let Some(norms) = &mut norms {
+            norms.resize(self.layer.len(), 0.0);
+        }
+        let norms = norms.map(|norms| &mut norms[..]);
         let wanted = Wanted { dx, grads, accumulate: mode == GradMode::Accumulate, norms };
         backward(&self.ctx, self.ws, self.layer, self.plan, dy, wanted)
     }
@@ -185,8 +188,9 @@ impl<L: Layer> Pass<'_, L> {
 ///
 /// In a [`crate::Stack`] with projections, stage 0 is the input projection, so `norms()[t]` is ‖∂L/∂x_t‖ at the *entrance* of
 /// block t, and `norms()[depth]` that at the exit of the last block. In one without, stage t is block t, so `norms()[t]` is that
-/// at the *exit* of block t. The last entry is ‖∂L/∂y‖ itself. In a plain stack they fall geometrically towards t = 0; with
-/// skips they stay of one size. That is what the skip is for.
+/// at the *exit* of block t. The last entry is ‖∂L/∂y‖ itself. In a plain stack they fall
+/// or grow geometrically towards t = 0, unless the initial weights keep variances; with skips they stay of one size. That is what
+/// the skip is for.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GradientFlow {
     norms: Vec<f64>,

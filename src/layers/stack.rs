@@ -29,7 +29,8 @@ pub struct StackConfig {
     pub skip: Skip,
     /// Distribution of the initial weights.
     pub scheme: Scheme,
-    /// Factor on the initial W2 of every block; 1 / sqrt(blocks) keeps the size of the activations through a residual stack.
+    /// Factor on the initial W2 of every block. 1 / sqrt(blocks) keeps the size of activations and gradients through a residual
+    /// ReLU stack with He weights, 1 / sqrt(2) through a plain one.
     pub branch_scale: f32,
     /// Seed of the initial weights: the same seed gives the same bits everywhere.
     pub seed: u64,
