@@ -25,18 +25,21 @@ pub enum Activation {
     /// phi(z) = z Phi(z), Phi the normal distribution function: the GELU of BERT and ViT (`approximate='none'` in PyTorch).
     ///
     /// Computed as max(z, 0) - |z| (1 - Phi(|z|)), the tail as e^(-z^2/2) times a ratio, so that nothing cancels as it does in
-    /// 0.5 z (1 + erf): @GELU@
+    /// 0.5 z (1 + erf): value at most 6.2 ULP. Derivative at most 7.5 ULP where |phi'| >= 1/8,
+    /// within 8.9e-8 elsewhere (it crosses zero).
     Gelu,
     /// phi(z) = 0.5 z (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))): the GELU of GPT-2 (`approximate='tanh'` in PyTorch). It differs
     /// from [`Activation::Gelu`] by up to 4.7e-4.
     ///
-    /// Computed as z / (1 + e^(-2u)), by e^(-2|u|) for either sign of z. @GELU_TANH@
+    /// Computed as z / (1 + e^(-2u)), by e^(-2|u|) for either sign of z. Value at most 5.5 ULP where |phi| >= 2^-6,
+    /// within 5.6e-9 elsewhere; derivative at most 5.5 ULP where |phi'| >= 1/8, within 7.0e-8 elsewhere.
     GeluTanh,
-    /// phi(z) = z / (1 + e^-z), also called swish. @SILU@
+    /// phi(z) = z / (1 + e^-z), also called swish. Value at most 3.3 ULP where |phi| >= 2^-120, within
+    /// 1.4e-43 elsewhere; derivative at most 3.0 ULP where |phi'| >= 1/8, within 5.0e-8 elsewhere.
     Silu,
-    /// phi(z) = tanh(z). @TANH@
+    /// phi(z) = tanh(z). Value at most 2.6 ULP, derivative at most 4.3 ULP.
     Tanh,
-    /// phi(z) = 1 / (1 + e^-z). @SIGMOID@
+    /// phi(z) = 1 / (1 + e^-z). Value at most 2.6 ULP, derivative at most 4.3 ULP.
     Sigmoid,
 }
 

@@ -43,7 +43,7 @@ pub(crate) fn exp2_fraction<S: Simd>(s: S, f: S::V) -> S::V {
     s.fma(f, p, s.splat(1.0))
 }
 
-/// e^x for x in [-104, 104] or NaN: at most 1 ULP, denormal results included; +inf above 88.72.
+/// e^x for x in [-104, 104] or NaN, denormal results included; +inf above 88.72.
 ///
 /// x log2(e) = n + f with n an integer and |f| <= 1/2; the product is exact inside the fma, so f loses nothing to
 /// cancellation.
@@ -96,7 +96,7 @@ pub(crate) fn mills<S: Simd>(s: S, t: S::V) -> S::V {
     s.mul(p, d)
 }
 
-/// tanh(x), any x: at most 2 ULP, exactly odd, tanh(-0) = -0.
+/// tanh(x), any x: at most 2.6 ULP, exactly odd, tanh(-0) = -0.
 ///
 /// With E = e^(2|x|) - 1: tanh|x| = E / (E + 2). 2|x| = n ln 2 + r; E = 2^n (e^r - 1) + (2^n - 1) keeps its relative accuracy
 /// down to x = 0, where n = 0 and E = r + r^2 P(r); so there is one path for all x.
