@@ -31,15 +31,16 @@ pub enum Activation {
     /// phi(z) = 0.5 z (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))): the GELU of GPT-2 (`approximate='tanh'` in PyTorch). It differs
     /// from [`Activation::Gelu`] by up to 4.7e-4.
     ///
-    /// Computed as z / (1 + e^(-2u)), by e^(-2|u|) for either sign of z. Value at most 5.5 ULP where |phi| >= 2^-6,
-    /// within 5.6e-9 elsewhere; derivative at most 5.5 ULP where |phi'| >= 1/8, within 7.0e-8 elsewhere.
+    /// Computed as z / (1 + e^(-2u)), by e^(-2|u|) for either sign of z. Value at most 5.8 ULP where |phi| >= 2^-6,
+    /// within 5.9e-9 elsewhere (up to 121 ULP at z = -10, the error of the cube magnified by the exponential); derivative at
+    /// most 5.9 ULP where |phi'| >= 1/8, within 7.5e-8 elsewhere.
     GeluTanh,
     /// phi(z) = z / (1 + e^-z), also called swish. Value at most 3.3 ULP where |phi| >= 2^-120, within
-    /// 1.4e-43 elsewhere; derivative at most 3.0 ULP where |phi'| >= 1/8, within 5.0e-8 elsewhere.
+    /// 1.4e-43 elsewhere; derivative at most 2.8 ULP where |phi'| >= 1/8, within 4.5e-8 elsewhere.
     Silu,
     /// phi(z) = tanh(z). Value at most 2.6 ULP, derivative at most 4.3 ULP.
     Tanh,
-    /// phi(z) = 1 / (1 + e^-z). Value at most 2.6 ULP, derivative at most 4.3 ULP.
+    /// phi(z) = 1 / (1 + e^-z). Value at most 2.5 ULP, derivative at most 4.3 ULP.
     Sigmoid,
 }
 

@@ -141,13 +141,13 @@ const BOUNDS: [Bound; 16] = {
         bound(LeakyRelu(0.01), Derivative, 0.0, -126, 0.0),
         bound(Gelu, Value, 6.2, -126, 3.5e-45),
         bound(Gelu, Derivative, 7.5, -3, 8.9e-8),
-        bound(GeluTanh, Value, 5.5, -6, 5.6e-9),
-        bound(GeluTanh, Derivative, 5.5, -3, 7.0e-8),
+        bound(GeluTanh, Value, 5.8, -6, 5.9e-9),
+        bound(GeluTanh, Derivative, 5.9, -3, 7.5e-8),
         bound(Silu, Value, 3.3, -120, 1.4e-43),
-        bound(Silu, Derivative, 3.0, -3, 5.0e-8),
+        bound(Silu, Derivative, 2.8, -3, 4.5e-8),
         bound(Tanh, Value, 2.6, -126, 0.0),
         bound(Tanh, Derivative, 4.3, -126, 3.5e-45),
-        bound(Sigmoid, Value, 2.6, -126, 1.5e-45),
+        bound(Sigmoid, Value, 2.5, -126, 1.5e-45),
         bound(Sigmoid, Derivative, 4.3, -126, 1.5e-45),
     ]
 };

@@ -32,9 +32,20 @@ fn the_sets_come_fastest_first_and_always_hold_the_portable_ones() {
     assert!(Isa::Neon.is_available());
 }
 
+/// Cargo's variable for the emulator that this binary runs in, if it does.
+const RUNNER: &str = "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER";
+
 /// Runs one ignored test of this binary in a process of its own: the choice is made once in a process.
 fn run(test: &str, environment: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(std::env::current_exe().expect("the path of this test"));
+    let this = std::env::current_exe().expect("the path of this test");
+    let mut command = match std::env::var_os(RUNNER) {
+        Some(emulator) if cfg!(target_arch = "aarch64") => {
+            let mut command = Command::new(emulator);
+            command.arg(this);
+            command
+        }
+        _ => Command::new(this),
+    };
     command.args([test, "--exact", "--ignored", "--nocapture"]);
     command.env_remove("RESBLOCK_ISA").env_remove("RESBLOCK_REQUIRE_ISA").envs(environment.iter().copied());
     command.output().expect("a second run of this test")
