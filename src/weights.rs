@@ -65,7 +65,10 @@ impl Weights {
     /// Changes the weights in place as stored (panels of Wᵀ, see [`PanelMat::as_mut_slice`]) and remakes the twin: the door for
     /// optimisers.
     pub fn update(&mut self, ctx: &Context, change: impl FnOnce(&mut [f32])) {
+        // If `change` panics, the twin is gone and the layer frozen, rather than differentiated by old weights.
+        let twin = self.twin.take();
         change(self.panels.as_mut_slice());
+        self.twin = twin;
         self.refresh(ctx.isa());
     }
 

@@ -517,3 +517,18 @@ fn public_types_cross_threads() {
     crosses::<Weights>();
     crosses::<Workspace>();
 }
+
+#[test]
+fn an_update_that_panics_freezes_the_layer_instead_of_leaving_old_transposed_weights() {
+    let mut layer = Linear::with_init(3, 3, Activation::Identity, &mut Init::he(1)).expect("layer");
+    let ctx = Context::new().expect("context");
+    let update = std::panic::AssertUnwindSafe(|| {
+        let weights = layer.affine_mut(0).expect("a map").weights_mut();
+        weights.update(&ctx, |w| {
+            w[0] = 7.0;
+            panic!("in the caller's code");
+        });
+    });
+    assert!(std::panic::catch_unwind(update).is_err());
+    assert!(layer.affine(0).expect("a map").weights().is_frozen());
+}

@@ -31,8 +31,8 @@ pub(crate) fn forward(
     let overflow = Error::Overflow { operand: "batch", rows: n, cols: x.cols(), strides: (1, 1) };
     let tape_width = if record { net.tape_width().ok_or(overflow.clone())? } else { 0 };
     let tape_len = panel_len("batch", n, tape_width)?;
-    let scratch_width = Scratch::width(net, ctx, plan, record).ok_or(overflow)?;
-    let scratch_len = panel_len("batch", plan.rows.min(n), scratch_width)?;
+    let widths = Scratch::of(net, ctx, plan.column_threads, record);
+    let scratch_len = panel_len("batch", plan.rows.min(n), widths.total().ok_or(overflow)?)?;
     let staged = !y.is_row_major() || plan.column_threads > 1;
     let staging_len = if staged { panel_len("output", n, y.cols())? } else { 0 };
 
@@ -45,8 +45,9 @@ pub(crate) fn forward(
     let tape = &mut tape.as_mut_slice()[..tape_len];
     let blocks =
         RowBlocks { input: x, skip, tape, tape_width, sink: Some(sink), norms: None, rows: plan.rows, next_row: 0 };
+    let team = Team { ctx, column_threads: plan.column_threads };
     for_each(blocks, &mut scratch[..plan.row_threads], |block, scratch: &mut Buffer| {
-        forward_rows(&Team { ctx, column_threads: plan.column_threads }, net, block, scratch, record);
+        forward_rows(&team, net, block, scratch, &widths, record);
     });
     if staged {
         unstage(staging, plan.rows, &mut y);
@@ -83,9 +84,9 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn of(net: &dyn Stages, ctx: &Context, plan_columns: usize, record: bool) -> Self {
+    fn of(net: &dyn Stages, ctx: &Context, column_threads: usize, record: bool) -> Self {
         let wide = |cols: usize| panels(cols) * PANEL;
-        let chunk = if plan_columns > 1 { usize::MAX } else { ctx.blocking().hidden_chunk() };
+        let chunk = if column_threads > 1 { usize::MAX } else { ctx.blocking().hidden_chunk() };
         let (mut x, mut h, mut skip) = (0, 0, 0);
         for stage in net.iter() {
             if !record {
@@ -99,18 +100,23 @@ impl Scratch {
         Self { x, h, skip }
     }
 
-    /// Floats a row.
-    fn width(net: &dyn Stages, ctx: &Context, plan: Plan, record: bool) -> Option<usize> {
-        let Self { x, h, skip } = Self::of(net, ctx, plan.column_threads, record);
-        x.checked_mul(2)?.checked_add(h)?.checked_add(skip)
+    /// Floats a row, or None if that overflows.
+    fn total(&self) -> Option<usize> {
+        self.x.checked_mul(2)?.checked_add(self.h)?.checked_add(self.skip)
     }
 }
 
 /// Takes a block of rows through all stages.
-fn forward_rows(team: &Team<'_>, net: &dyn Stages, block: RowBlock<'_>, scratch: &mut Buffer, record: bool) {
+fn forward_rows(
+    team: &Team<'_>,
+    net: &dyn Stages,
+    block: RowBlock<'_>,
+    scratch: &mut Buffer,
+    widths: &Scratch,
+    record: bool,
+) {
     let RowBlock { input, skip, mut tape, mut dest, .. } = block;
     let (rows, isa) = (input.rows(), team.ctx.isa());
-    let widths = Scratch::of(net, team.ctx, team.column_threads, record);
     let (mut here, rest) = scratch.as_mut_slice().split_at_mut(widths.x * rows);
     let (mut there, rest) = rest.split_at_mut(widths.x * rows);
     let (hidden, rest) = rest.split_at_mut(widths.h * rows);

@@ -87,21 +87,13 @@ const fn tile_panels<S: Simd>(mr: usize) -> usize {
         3 | 4 => 4,
         _ => 0,
     };
-    let fits = budget / (mr * vectors);
-    let fits = if fits >= 8 {
-        8
-    } else if fits >= 4 {
-        4
-    } else {
-        fits
+    let fits = match budget / (mr * vectors) {
+        8.. => 8,
+        4..=7 => 4,
+        few => few,
     };
-    if wide > fits && fits > S::NP {
-        fits
-    } else if wide > S::NP && wide <= fits {
-        wide
-    } else {
-        S::NP
-    }
+    let panels = if wide < fits { wide } else { fits };
+    if panels > S::NP { panels } else { S::NP }
 }
 
 impl<O: Op> Kernel for Gemm<'_, Finish<'_, O>> {
@@ -195,7 +187,7 @@ unsafe fn tile<S: Simd, W: Walk, O: Op>(
     }
     if const { W::K == 1 } {
         const fn wanted<S: Simd>(mr: usize, np: usize) -> bool {
-            mr <= S::MR && np <= if mr <= 4 && tile_panels::<S>(mr) > S::NP { tile_panels::<S>(mr) } else { S::NP }
+            mr <= S::MR && np <= tile_panels::<S>(mr)
         }
         sizes! {
             14 x 2 if wanted::<S>; 13 x 2 if wanted::<S>; 12 x 2 if wanted::<S>; 11 x 2 if wanted::<S>; 10 x 2 if wanted::<S>;
@@ -318,47 +310,5 @@ pub(crate) fn store_cells<S: Simd>(s: S, cells: &mut [f32], row: S::Row) {
     let len = cells.len();
     for v in 0..const { PANEL.div_ceil(S::LANES) } {
         s.store(&mut cells[(v * S::LANES).min(len)..((v + 1) * S::LANES).min(len)], row.as_ref()[v]);
-    }
-}
-
-/// Column sums: sums[j] = (... (start + b[0, j]) + b[1, j]) + ..., in row order.
-pub(crate) fn column_sums(isa: Isa, b: PanelRef<'_>, accumulate: bool, sums: &mut [f32]) {
-    assert_eq!(sums.len(), b.cols(), "a sum for each column");
-    isa.run(ColumnSums { b, accumulate, sums });
-}
-
-struct ColumnSums<'a> {
-    b: PanelRef<'a>,
-    accumulate: bool,
-    sums: &'a mut [f32],
-}
-
-impl Kernel for ColumnSums<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        // Four panels at a time: additions of one chain wait for each other, those of four do not.
-        let cells = In::from(self.b);
-        for (group, sums) in self.sums.chunks_mut(4 * PANEL).enumerate() {
-            let np = panels(sums.len());
-            let mut acc = [s.row(s.splat(0.0)); 4];
-            if self.accumulate {
-                for (row, cells) in acc.iter_mut().zip(sums.chunks(PANEL)) {
-                    *row = load_cells(s, cells);
-                }
-            }
-            for i in 0..self.b.rows() {
-                for p in 0..np.min(4) {
-                    let line = load_cells(s, cells.at(i, group * 4 + p));
-                    for v in 0..const { PANEL.div_ceil(S::LANES) } {
-                        let c = &mut acc[p].as_mut()[v];
-                        *c = s.add(*c, line.as_ref()[v]);
-                    }
-                }
-            }
-            for (row, cells) in acc.into_iter().zip(sums.chunks_mut(PANEL)) {
-                store_cells(s, cells, row);
-            }
-        }
     }
 }

@@ -33,15 +33,13 @@ impl Kernel for Transpose<'_> {
                 let width = PANEL.min(rows - q * PANEL);
                 let from = &source[q * BLOCK..][..width * PANEL];
                 let to = &mut self.to[(q * cols + p * PANEL) * PANEL..][..height * PANEL];
-                match (from.try_into(), to.try_into()) {
-                    (Ok(from), Ok(to)) => s.transpose(from, to),
-                    (_, Err(_)) | (Err(_), _) => {
-                        let (mut whole, mut transposed) = ([0.0; BLOCK], [0.0; BLOCK]);
-                        whole[..from.len()].copy_from_slice(from);
-                        s.transpose(&whole, &mut transposed);
-                        self.to[(q * cols + p * PANEL) * PANEL..][..height * PANEL]
-                            .copy_from_slice(&transposed[..height * PANEL]);
-                    }
+                if let (Some(from), Some(to)) = (from.first_chunk(), to.first_chunk_mut()) {
+                    s.transpose(from, to);
+                } else {
+                    let (mut whole, mut transposed) = ([0.0; BLOCK], [0.0; BLOCK]);
+                    whole[..from.len()].copy_from_slice(from);
+                    s.transpose(&whole, &mut transposed);
+                    to.copy_from_slice(&transposed[..to.len()]);
                 }
             }
         }

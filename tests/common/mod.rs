@@ -2,6 +2,7 @@
 //! the instruction sets, threads and block sizes that every promise is checked on.
 #![allow(dead_code, reason = "each test binary compiles this file and uses a part of it")]
 
+use proptest::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use resblock::reference::{self, BlockGrads, BlockOut, BlockParams, LinearGrads, Real};
 use resblock::{
@@ -558,4 +559,25 @@ pub(crate) fn parameters_of<L: Layer>(layer: &L) -> Vec<Vec<f32>> {
         out
     };
     layer.parameters().map(copy).collect()
+}
+
+// ---------------------------------------------------------------------------------------------------- strategies
+
+/// Sizes at the edges of vectors, panels and tiles.
+pub(crate) const EDGES: [usize; 14] = [0, 1, 2, 3, 5, 7, 13, 14, 15, 16, 17, 31, 32, 33];
+
+/// An edge size, or any below `limit`.
+pub(crate) fn size(limit: usize) -> impl Strategy<Value = usize> {
+    prop_oneof![prop::sample::select(&EDGES[..]), 0..limit]
+}
+
+/// The default block sizes, or tiny ones that make every loop iterate.
+pub(crate) fn any_blocking() -> impl Strategy<Value = Blocking> {
+    let tiny = (1..6_usize, 1..41_usize, 1..41_usize);
+    prop_oneof![Just(Blocking::default()), tiny.prop_map(|(rows, hidden, depth)| Blocking { rows, hidden, depth })]
+}
+
+/// Any layout that an input may have.
+pub(crate) fn input_layout() -> impl Strategy<Value = Layout> {
+    prop_oneof![prop::sample::select(&LAYOUTS[..]), prop::sample::select(&REPEATING[..])]
 }

@@ -1,0 +1,47 @@
+//! Bias gradients: column sums of a matrix in panels.
+
+use super::macro_kernel::{load_cells, store_cells};
+use super::panels::{In, PANEL, PanelRef, panels};
+use crate::simd::{Isa, Kernel, Simd};
+
+/// Column sums: sums[j] = (... (start + b[0, j]) + b[1, j]) + ..., in row order.
+pub(crate) fn column_sums(isa: Isa, b: PanelRef<'_>, accumulate: bool, sums: &mut [f32]) {
+    assert_eq!(sums.len(), b.cols(), "a sum for each column");
+    isa.run(ColumnSums { b, accumulate, sums });
+}
+
+struct ColumnSums<'a> {
+    b: PanelRef<'a>,
+    accumulate: bool,
+    sums: &'a mut [f32],
+}
+
+impl Kernel for ColumnSums<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // Four panels at a time: additions of one chain wait for each other, those of four do not.
+        let cells = In::from(self.b);
+        for (group, sums) in self.sums.chunks_mut(4 * PANEL).enumerate() {
+            let np = panels(sums.len());
+            let mut acc = [s.row(s.splat(0.0)); 4];
+            if self.accumulate {
+                for (row, cells) in acc.iter_mut().zip(sums.chunks(PANEL)) {
+                    *row = load_cells(s, cells);
+                }
+            }
+            for i in 0..self.b.rows() {
+                for p in 0..np.min(4) {
+                    let line = load_cells(s, cells.at(i, group * 4 + p));
+                    for v in 0..const { PANEL.div_ceil(S::LANES) } {
+                        let c = &mut acc[p].as_mut()[v];
+                        *c = s.add(*c, line.as_ref()[v]);
+                    }
+                }
+            }
+            for (row, cells) in acc.into_iter().zip(sums.chunks_mut(PANEL)) {
+                store_cells(s, cells, row);
+            }
+        }
+    }
+}
