@@ -7,8 +7,9 @@
 
 use crate::Activation;
 use crate::activation::{self, Act, with_act};
+use crate::gemm::cells::{In, Out};
 use crate::gemm::macro_kernel::{load_cells, store_cells};
-use crate::gemm::panels::{In, Out, PANEL, PanelMut, PanelRef, panels};
+use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panels};
 use crate::simd::{Isa, Kernel, Simd};
 use std::marker::PhantomData;
 

@@ -6,10 +6,11 @@ use crate::context::{Context, Workspace};
 use crate::epilogue::Epilogue;
 use crate::error::Error;
 use crate::gemm::buffers::Buffer;
+use crate::gemm::cells::{In, Out};
 use crate::gemm::driver::for_each;
 use crate::gemm::macro_kernel::{Gemm, Start, gemm};
 use crate::gemm::pack::{pack, unpack};
-use crate::gemm::panels::{In, Out, PANEL, PanelMut, PanelRef, panel_len, panels};
+use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panel_len, panels};
 use crate::mat::{MatMut, MatRef};
 use crate::weights::Affine;
 

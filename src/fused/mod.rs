@@ -21,7 +21,8 @@ pub(crate) mod forward;
 use crate::Activation;
 use crate::context::Context;
 use crate::gemm::blocking::useful_threads;
-use crate::gemm::panels::{Out, PANEL, PanelMut, panels};
+use crate::gemm::cells::Out;
+use crate::gemm::panels::{PANEL, PanelMut, panels};
 use crate::mat::{MatMut, MatRef};
 use crate::weights::Affine;
 

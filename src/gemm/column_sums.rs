@@ -1,7 +1,8 @@
 //! Bias gradients: column sums of a matrix in panels.
 
+use super::cells::In;
 use super::macro_kernel::{load_cells, store_cells};
-use super::panels::{In, PANEL, PanelRef, panels};
+use super::panels::{PANEL, PanelRef, panels};
 use crate::simd::{Isa, Kernel, Simd};
 
 /// Column sums: sums[j] = (... (start + b[0, j]) + b[1, j]) + ..., in row order.

@@ -3,8 +3,9 @@
 //! Loop order: k blocks, then groups of panels of the vector operand, then tiles of rows, so that a group of panels
 //! (`depth` x 32 floats) stays in L1 or streams from L2 once for all rows of the block, while the rows stay in L2.
 
+use super::cells::{In, Out};
 use super::micro::{AlongColumns, DownRows, Operands, Walk, chain};
-use super::panels::{In, Out, PANEL, PanelRef, panels};
+use super::panels::{PANEL, PanelRef, panels};
 use crate::epilogue::{Acc, Epilogue, Finish, Op, Store, WithFinish};
 use crate::simd::{Isa, Kernel, Simd};
 

@@ -7,6 +7,7 @@
 
 pub(crate) mod blocking;
 pub(crate) mod buffers;
+pub(crate) mod cells;
 pub(crate) mod column_sums;
 pub(crate) mod driver;
 pub(crate) mod macro_kernel;
