@@ -68,10 +68,12 @@ impl Context {
 /// after that. Any workspace serves any layer, batch and context; a call borrows it whole.
 #[derive(Debug, Clone, Default)]
 pub struct Workspace {
-    /// One for each thread: the activations of a row block on their way through the layers.
+    /// One for each thread: the activations of a row block on their way through the layers, or weights put straight.
     pub(crate) scratch: Vec<Buffer>,
-    /// What a training forward leaves for its backward, row block after row block (`fused::slots`).
+    /// What a training forward leaves for its backward, row block after row block (`fused`).
     pub(crate) tape: Buffer,
+    /// Gradients of activations on their way down (`fused::backward`).
+    pub(crate) slab: Buffer,
     /// Outputs on their way to a matrix that is not row-major.
     pub(crate) staging: Buffer,
     /// Squared norms of single rows, for the gradient-flow probe.

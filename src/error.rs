@@ -110,12 +110,6 @@ pub enum Error {
         /// Index of the first parameter that differs.
         index: usize,
     },
-    /// A layer without transposed weights was asked to run backward.
-    #[error("parameter {index}: the layer is frozen (inference only); call `thaw` before training")]
-    Frozen {
-        /// Index of the first frozen weight matrix.
-        index: usize,
-    },
 }
 
 /// Checks a matrix shape: `Error::Shape` with the operand's name where it differs.

@@ -1,5 +1,5 @@
-//! Optimisers, in place on parameters as they are stored: elementwise, so layout does not matter, and the transposed twins are
-//! remade as part of the step. The same bits on every instruction set (fma, IEEE division and square root).
+//! Optimisers, in place on parameters as they are stored: elementwise, so layout does not matter. The
+//! same bits on every instruction set (fma, IEEE division and square root).
 
 use crate::context::Context;
 use crate::error::Error;
@@ -126,7 +126,7 @@ impl State {
         for ((i, grad), [weights, bias]) in grads.affines.iter().enumerate().zip(&mut self.affines) {
             let Some(affine) = layer.affine_mut(i) else { continue };
             if let Some(dw) = &grad.dw {
-                affine.weights_mut().update(ctx, |p| rule(ctx.isa(), p, dw.as_slice(), weights, true));
+                rule(ctx.isa(), affine.weights_mut().as_mut_slice(), dw.as_slice(), weights, true);
             }
             if let (Some(db), Some(p)) = (&grad.db, affine.bias_mut()) {
                 rule(ctx.isa(), p, db, bias, false);

@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::epilogue::Epilogue;
 use crate::error::Error;
 use crate::gemm::driver::for_each;
+use crate::gemm::factor::Factor;
 use crate::gemm::macro_kernel::{Gemm, Start, gemm};
 use crate::gemm::panels::PanelMat;
 use crate::mat::MatRef;
@@ -98,7 +99,7 @@ impl KernelBench {
     pub fn run(&mut self) {
         let epilogue = Epilogue::Store { out: self.c.view_mut().into() };
         let depth = self.ctx.blocking().k_block();
-        let (a, b) = (self.a.view(), self.b.view());
-        gemm(self.ctx.isa(), Gemm { a, b, b_row: 0, start: Start::Zero, depth, epilogue });
+        let (a, b) = (self.a.view(), Factor::stored(self.b.view()));
+        gemm(self.ctx.isa(), Gemm { a, b, start: Start::Zero, depth, pack: &mut [], epilogue });
     }
 }

@@ -1,19 +1,16 @@
-//! Weights in panels, with the transposed twin that the input gradient reads.
+//! Weights in panels.
 
-use crate::context::Context;
 use crate::error::{Error, expect_shape};
 use crate::gemm::panels::{PanelMat, PanelRef};
 use crate::mat::{MatMut, MatRef};
-use crate::simd::Isa;
 
 /// The weight matrix of a linear map from `inputs` to `outputs` features, packed once and reused by every call.
 ///
-/// Stored as panels of Wᵀ (`inputs x outputs`), the vector operand of the forward GEMM. Training also needs panels of W, its
-/// twin; whoever changes the weights remakes it (an optimiser step does), so a stale twin is never seen.
+/// Stored as panels of Wᵀ (`inputs x outputs`), for inference and training alike: the input gradient, which needs W the other way
+/// round, transposes it as it reads. So weights may change between any two calls, and nothing has to be made again.
 #[derive(Debug, Clone)]
 pub struct Weights {
     panels: PanelMat,
-    twin: Option<PanelMat>,
 }
 
 impl Weights {
@@ -22,9 +19,7 @@ impl Weights {
     /// # Errors
     /// [`Error::Overflow`] if the size overflows.
     pub fn new(w: MatRef<'_>) -> Result<Self, Error> {
-        let mut weights = Self { panels: PanelMat::from_mat(w.t())?, twin: None };
-        weights.thaw()?;
-        Ok(weights)
+        Ok(Self { panels: PanelMat::from_mat(w.t())? })
     }
 
     /// Input features.
@@ -57,47 +52,17 @@ impl Weights {
     /// [`Error::Shape`] if the shape differs.
     pub fn read_from(&mut self, w: MatRef<'_>) -> Result<(), Error> {
         expect_shape("weights", (self.outputs(), self.inputs()), w.shape())?;
-        self.panels.read_from(w.t())?;
-        self.refresh(Isa::Scalar);
-        Ok(())
+        self.panels.read_from(w.t())
     }
 
-    /// Changes the weights in place as stored (panels of Wᵀ, see [`PanelMat::as_mut_slice`]) and remakes the twin: the door for
-    /// optimisers.
-    pub fn update(&mut self, ctx: &Context, change: impl FnOnce(&mut [f32])) {
-        // If `change` panics, the twin is gone and the layer frozen, rather than differentiated by old weights.
-        let twin = self.twin.take();
-        change(self.panels.as_mut_slice());
-        self.twin = twin;
-        self.refresh(ctx.isa());
+    /// The weights as stored, panels of Wᵀ with padding: see [`PanelMat::as_slice`].
+    pub fn as_slice(&self) -> &[f32] {
+        self.panels.as_slice()
     }
 
-    /// Drops the transposed twin: half the memory, inference only.
-    pub fn freeze(&mut self) {
-        self.twin = None;
-    }
-
-    /// Makes the transposed twin again.
-    ///
-    /// # Errors
-    /// [`Error::Overflow`] if the size overflows.
-    pub fn thaw(&mut self) -> Result<(), Error> {
-        if self.twin.is_none() {
-            self.twin = Some(PanelMat::zeros(self.outputs(), self.inputs())?);
-            self.refresh(Isa::Scalar);
-        }
-        Ok(())
-    }
-
-    /// True while there is no twin.
-    pub fn is_frozen(&self) -> bool {
-        self.twin.is_none()
-    }
-
-    fn refresh(&mut self, isa: Isa) {
-        if let Some(twin) = &mut self.twin {
-            twin.transpose_from(isa, &self.panels);
-        }
+    /// The weights as stored, to be changed: the door for optimisers. See [`PanelMat::as_mut_slice`].
+    pub fn as_mut_slice(&mut self) -> &mut [f32] {
+        self.panels.as_mut_slice()
     }
 
     /// Every weight, in the order of storage, without the padding.
@@ -105,19 +70,9 @@ impl Weights {
         self.panels.elements()
     }
 
-    /// Everything as stored, padding included.
-    pub(crate) fn as_slice(&self) -> &[f32] {
-        self.panels.as_slice()
-    }
-
     /// Panels of Wᵀ, `inputs x outputs`.
-    pub(crate) fn forward(&self) -> PanelRef<'_> {
+    pub(crate) fn view(&self) -> PanelRef<'_> {
         self.panels.view()
-    }
-
-    /// Panels of W, `outputs x inputs`, unless frozen.
-    pub(crate) fn backward(&self) -> Option<PanelRef<'_>> {
-        self.twin.as_ref().map(PanelMat::view)
     }
 }
 

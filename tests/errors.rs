@@ -169,18 +169,6 @@ fn an_optimiser_refuses_a_second_network() {
 }
 
 #[test]
-fn a_frozen_layer_refuses_to_run_backward_until_it_is_thawed() {
-    let mut rng = Rng::new(6);
-    let stages = random_stack(&mut rng, (5, 6, 9, 4), 1, Activation::Gelu, true);
-    let mut layer = build_stack(&stages);
-    let grads = gradients_of(&layer, &random_grads(&mut rng, &stages));
-    layer.affine_mut(2).expect("a map").weights_mut().freeze();
-    assert_eq!(refused(&layer, (3, 4), (3, 5), grads.clone(), &layer), Error::Frozen { index: 2 });
-    layer.freeze();
-    assert_eq!(refused(&layer, (3, 4), (3, 5), grads, &layer), Error::Frozen { index: 0 });
-}
-
-#[test]
 fn views_reject_slices_of_the_wrong_length() {
     let data = [0.0; 11];
     let length = |expected, found| Error::Length { operand: "data", expected, found };
@@ -445,7 +433,6 @@ fn errors_say_what_is_wrong_and_cross_threads() {
             Error::Mismatch { operand: "grads", index: 4 },
             "grads: made for a network with other layers; parameter 4 differs",
         ),
-        (Error::Frozen { index: 2 }, "parameter 2: the layer is frozen (inference only); call `thaw` before training"),
     ];
     for (error, text) in texts {
         crosses_threads(&error);

@@ -318,20 +318,6 @@ fn the_sign_of_zero_survives_a_chain_that_starts_from_minus_zero() {
 }
 
 #[test]
-fn a_frozen_layer_infers_the_same_bits() {
-    let mut rng = Rng::new(13);
-    let stages = random_stack(&mut rng, (9, 20, 30, 4), 2, Activation::Tanh, true);
-    let mut layer = build_stack(&stages);
-    let x = rng.vec(7 * 9);
-    let want = oracle(&stages, 7, &x, None);
-    layer.freeze();
-    let x = Grid::of(Layout::Tight, 7, 9, &x);
-    for ctx in contexts() {
-        assert_forward("frozen", ctx, Threads::Seq, &layer, &x, Layout::Tight, &want);
-    }
-}
-
-#[test]
 fn one_workspace_serves_layers_and_batches_of_any_size_in_any_order() {
     let mut rng = Rng::new(14);
     let mut ws = Workspace::new();

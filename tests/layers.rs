@@ -165,7 +165,7 @@ fn every_change_of_the_weights_reaches_the_backward_pass() {
     let mut layer = stage.build_block();
     let (x, dy, w1, w2) = (rng.vec(n * d), rng.vec(n * d), rng.vec(h * d), rng.vec(d * h));
     layer.affine_mut(0).expect("a map").weights_mut().read_from(mat(&w1, h, d)).expect("weights");
-    layer.affine_mut(1).expect("a map").weights_mut().update(&fastest(), |all| all.fill(0.5));
+    layer.affine_mut(1).expect("a map").weights_mut().as_mut_slice().fill(0.5);
     let mut ones = vec![0.5; d * h];
     for change in 0..3 {
         if let Stage::Block { first, second, .. } = &mut stage {
@@ -180,29 +180,10 @@ fn every_change_of_the_weights_reaches_the_backward_pass() {
             weights.read_from(mat(&w2, d, h)).expect("weights");
             ones = w2.clone();
         } else {
-            // Changed while there is no twin: thawing makes it from the new ones.
-            weights.freeze();
             weights.read_from(mat(&w1, d, h)).expect("weights");
-            assert!(weights.is_frozen());
-            weights.thaw().expect("a twin");
             ones = w1.clone();
         }
     }
-}
-
-#[test]
-fn a_thawed_network_trains_as_before_it_was_frozen() {
-    let mut rng = Rng::new(3);
-    let mut stack = Stack::new(&config()).expect("a stack");
-    let (x, dy) = (rng.vec(7 * 3), rng.vec(7 * 5));
-    let before = input_gradient(&stack, 7, &x, &dy).expect("dx");
-    let parameters = parameters_of(&stack);
-    stack.freeze();
-    assert_eq!(input_gradient(&stack, 7, &x, &dy), Err(Error::Frozen { index: 0 }));
-    assert!((0..6).all(|i| stack.affine(i).is_some_and(|map| map.weights().is_frozen())));
-    stack.thaw().expect("twins");
-    assert_eq!(parameters_of(&stack), parameters);
-    assert_same("dx", &input_gradient(&stack, 7, &x, &dy).expect("dx"), &before);
 }
 
 #[test]
@@ -210,7 +191,7 @@ fn norms_do_not_count_the_padding_whatever_was_written_there() {
     let (outputs, inputs) = (5, 3);
     let map = Affine::new(mat(&[1.0; 15], outputs, inputs), None).expect("a map");
     let mut layer = Linear::new(map, Activation::Identity);
-    layer.affine_mut(0).expect("a map").weights_mut().update(&fastest(), |all| all.fill(2.0));
+    layer.affine_mut(0).expect("a map").weights_mut().as_mut_slice().fill(2.0);
     assert_eq!(layer.parameters().next().expect("weights").norm_squared(), 60.0);
     // The factor of a clip to a norm, where the norm is 0: the gradients become NaN, and are overwritten by the next pass.
     let mut grads = Gradients::new(&layer).expect("gradients");
@@ -516,19 +497,4 @@ fn public_types_cross_threads() {
     crosses::<StackConfig>();
     crosses::<Weights>();
     crosses::<Workspace>();
-}
-
-#[test]
-fn an_update_that_panics_freezes_the_layer_instead_of_leaving_old_transposed_weights() {
-    let mut layer = Linear::with_init(3, 3, Activation::Identity, &mut Init::he(1)).expect("layer");
-    let ctx = Context::new().expect("context");
-    let update = std::panic::AssertUnwindSafe(|| {
-        let weights = layer.affine_mut(0).expect("a map").weights_mut();
-        weights.update(&ctx, |w| {
-            w[0] = 7.0;
-            panic!("in the caller's code");
-        });
-    });
-    assert!(std::panic::catch_unwind(update).is_err());
-    assert!(layer.affine(0).expect("a map").weights().is_frozen());
 }

@@ -43,12 +43,6 @@ impl Runner for Fused<'_> {
 
     fn train(&mut self) -> Result<(), Error> {
         let Shape { batch: n, features: d, .. } = self.problem.shape;
-        // What an optimiser step does besides its arithmetic: the weights have changed, so their twins are remade.
-        for index in 0..self.stack.affine_count() {
-            if let Some(affine) = self.stack.affine_mut(index) {
-                affine.weights_mut().update(&self.ctx, |_| ());
-            }
-        }
         let (x, y) = (MatRef::new(&self.problem.x, n, d)?, MatMut::new(&mut self.y, n, d)?);
         let (dy, dx) = (MatRef::new(&self.problem.dy, n, d)?, MatMut::new(&mut self.dx, n, d)?);
         let pass = self.stack.forward(&self.ctx, &mut self.workspace, x, y)?;

@@ -26,7 +26,7 @@ impl Shape {
     /// Floats that a training step of this shape touches, roughly, or None if there are more than can be counted.
     pub(crate) fn floats(self) -> Option<usize> {
         let Self { batch: b, features: d, hidden: h, depth } = self;
-        let weights = d.checked_mul(h)?.checked_mul(8)?; // two matrices, their twins, their gradients, and where they came from
+        let weights = d.checked_mul(h)?.checked_mul(6)?; // two matrices, their gradients, and where they came from
         let rows = d.checked_add(h)?.checked_mul(3)?.checked_mul(b)?;
         weights.checked_add(rows)?.checked_mul(depth)?.checked_add(b.checked_mul(d)?.checked_mul(4)?)
     }

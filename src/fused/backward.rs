@@ -1,32 +1,37 @@
-//! Backward. Phase 1, by blocks of rows: B1 dZ = (dY W2) * phi'(Z); B2 dX = dZ W1 + dY. Phase 2, by panels of each weight
-//! gradient: B3 dW2 = dYᵀ H, db2 = sums of dY; B4 dW1 = dZᵀ X, db1 = sums of dZ.
+//! Backward. B1 dZ = (dY W2) * phi'(Z); B2 dX = dZ W1 + dY; B3 dW2 = dYᵀ H, db2 = sums of dY; B4 dW1 = dZᵀ X, db1 = sums of dZ.
 //!
-//! Phase 1 leaves every dZ and dY on the tape, in panels, as the GEMMs wrote them; phase 2 reads the same bytes as the vector
-//! operand, and X and H as the broadcast operand. Its chains run over the batch in row order, block after block, whichever
-//! thread has the panel, so a batch cut into micro-batches continues exactly the same chains.
+//! B1 and B2 go by blocks of rows, B3 and B4 by panels of each weight gradient, whose chains run over the batch in row order,
+//! block after block, whichever thread has the panel; so a batch cut into micro-batches continues exactly the same chains. The
+//! batch is taken in *slabs* of row blocks and the network in *groups* of stages, from the last down, and for each of them the
+//! two phases follow each other while dZ and dY, in panels as the GEMMs wrote them, are still in cache:
+//!
+//! ```text
+//! for each slab: for each group of stages:    one thread: a slab is one row block, a group one stage
+//!     B1, B2 for each row block                           threads share row blocks
+//!     B3, B4 for all row blocks of the slab               threads share panels of dW
+//! ```
+//!
+//! On several threads, slabs and groups are as small as parallel regions worth their barrier allow.
 
-use super::forward::{Team, split_columns, unstage};
-use super::{Cut, Dest, Plan, RowBlock, RowBlocks, Sink, Stage, Stages};
+use super::forward::{split_columns, unstage};
+use super::weight_gradients::{Slab, weight_gradients};
+use super::{Dest, Plan, Sink, Stage, Stages, wide};
 use crate::Activation;
 use crate::context::{Context, Workspace};
 use crate::epilogue::{Epilogue, derive_panels};
 use crate::error::Error;
-use crate::gemm::blocking::useful_threads;
+use crate::gemm::blocking::REGION_WORK;
 use crate::gemm::buffers::Buffer;
 use crate::gemm::cells::In;
-use crate::gemm::column_sums::column_sums;
 use crate::gemm::driver::for_each;
-use crate::gemm::macro_kernel::{Gemm, GradGemm, Start, gemm, grad_gemm};
+use crate::gemm::factor::Factor;
+use crate::gemm::macro_kernel::{Gemm, PACK, Start, gemm};
 use crate::gemm::pack::pack;
 use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panel_len, panels};
-use crate::layers::gradients::{AffineGrad, Gradients};
+use crate::layers::gradients::Gradients;
 use crate::mat::{MatMut, MatRef};
-use crate::simd::Isa;
-
-/// Squared norms of the rows of dL/dy_t in one row block: stage t has `data[t * rows ..][.. rows]`.
-pub(crate) struct NormRows<'a> {
-    pub(crate) data: &'a mut [f64],
-}
+use crate::weights::Affine;
+use std::slice;
 
 /// What backward is asked for.
 pub(crate) struct Wanted<'a> {
@@ -35,6 +40,100 @@ pub(crate) struct Wanted<'a> {
     pub(crate) accumulate: bool,
     /// Norm of the gradient of each stage's output.
     pub(crate) norms: Option<&'a mut [f64]>,
+}
+
+/// Stages `low .. high`, taken together.
+#[derive(Clone, Copy)]
+pub(super) struct Group {
+    pub(super) low: usize,
+    pub(super) high: usize,
+    /// Where stage `high` starts on the tape, in floats a row.
+    pub(super) tape_end: usize,
+    /// Number of the first affine map of stage `high`.
+    pub(super) affine_end: usize,
+    /// Which of the two carries holds the gradient that enters the group; the one that leaves it goes to the other.
+    odd: bool,
+}
+
+/// How a slab's buffer is laid out: for each row block `carry, carry, (dz, dy below) for each stage of the group, from above`.
+#[derive(Clone, Copy)]
+pub(super) struct Layout {
+    /// Floats a row of a carry: the widest input or output of a stage.
+    carry: usize,
+    /// Floats a row in all, for the largest group.
+    pub(super) width: usize,
+}
+
+impl Layout {
+    /// Where the dy that enters a group starts, in floats a row.
+    pub(super) fn entry(&self, group: Group) -> usize {
+        if group.odd { self.carry } else { 0 }
+    }
+
+    /// Where the slots of the group's stages start.
+    pub(super) fn slots(&self) -> usize {
+        2 * self.carry
+    }
+}
+
+/// How the batch and the network are cut.
+struct Schedule {
+    /// Rows of a slab: a multiple of those of a row block.
+    slab_rows: usize,
+    threads: usize,
+}
+
+impl Schedule {
+    fn new(net: &dyn Stages, plan: Plan) -> Self {
+        let threads = plan.row_threads;
+        // One row block for each thread, and so often as many as make the whole network worth a region.
+        let enough = REGION_WORK.div_ceil(plan.rows.saturating_mul(net.work()).max(1));
+        let blocks = if threads == 1 { 1 } else { threads.saturating_mul(enough) };
+        Self { slab_rows: plan.rows.saturating_mul(blocks), threads }
+    }
+
+    /// The groups, from the last stage down.
+    fn groups<'n>(&self, net: &'n dyn Stages) -> impl Iterator<Item = Group> + use<'n> {
+        let affines = net.iter().map(|s| s.affines().count()).sum();
+        let (slab_rows, enough) = (self.slab_rows, self.threads.saturating_mul(REGION_WORK));
+        let alone = self.threads == 1;
+        let next = Group {
+            low: net.len(),
+            high: net.len(),
+            tape_end: net.tape_width().unwrap_or(0),
+            affine_end: affines,
+            odd: true,
+        };
+        std::iter::successors(Some(next), move |above| {
+            let high = above.low;
+            let passed = (above.low..above.high).map(|i| net.stage(i));
+            let (tape, affines) = passed.fold((0, 0), |(t, a), s| (t + s.slots().total(), a + s.affines().count()));
+            let (mut low, mut work) = (high.checked_sub(1)?, 0usize);
+            loop {
+                work = work.saturating_add(slab_rows.saturating_mul(net.stage(low).work()));
+                if alone || work >= enough || low == 0 {
+                    break;
+                }
+                low -= 1;
+            }
+            let (tape_end, affine_end) = (above.tape_end - tape, above.affine_end - affines);
+            Some(Group { low, high, tape_end, affine_end, odd: !above.odd })
+        })
+        .skip(1)
+    }
+
+    /// The layout that holds every group, or None if its size overflows.
+    fn layout(&self, net: &dyn Stages) -> Option<Layout> {
+        let carry = net.iter().map(|s| wide(s.inputs()).max(wide(s.outputs()))).max().unwrap_or(0);
+        let mut most = 0usize;
+        for group in self.groups(net) {
+            let inside = (group.low..group.high)
+                .map(|i| net.stage(i))
+                .try_fold(0usize, |sum, stage| sum.checked_add(stage.dz_width())?.checked_add(wide(stage.inputs())))?;
+            most = most.max(inside);
+        }
+        Some(Layout { carry, width: carry.checked_mul(2)?.checked_add(most)? })
+    }
 }
 
 /// Runs `net` backward from dy, after a recorded forward with `plan` in the same workspace. Shapes have been checked.
@@ -47,295 +146,267 @@ pub(crate) fn backward(
     wanted: Wanted<'_>,
 ) -> Result<(), Error> {
     let Wanted { mut dx, grads, accumulate, norms } = wanted;
-    let n = dy.rows();
+    let (n, stages) = (dy.rows(), net.len());
     let overflow = Error::Overflow { operand: "batch", rows: n, cols: dy.cols(), strides: (1, 1) };
     let tape_width = net.tape_width().ok_or(overflow.clone())?;
     let tape_len = panel_len("batch", n, tape_width)?;
+    let schedule = Schedule::new(net, plan);
+    let layout = schedule.layout(net).ok_or(overflow.clone())?;
+    let slab_len = panel_len("batch", schedule.slab_rows.min(n), layout.width)?;
     let staged = dx.as_ref().is_some_and(|dx| !dx.is_row_major() || plan.column_threads > 1);
     let dx_cols = dx.as_ref().map_or(0, MatMut::cols);
     let staging_len = if staged { panel_len("dx", n, dx_cols)? } else { 0 };
-    let norm_stages = if norms.is_some() { net.len() } else { 0 };
+    let norm_stages = if norms.is_some() { stages } else { 0 };
     let norms_len = n.checked_mul(norm_stages).ok_or(overflow)?;
 
+    let packs = plan.row_threads.max(plan.column_threads);
     ws.staging.grow(staging_len)?;
-    ws.grow_scratch(plan.row_threads, 0)?;
+    ws.slab.grow(slab_len)?;
+    ws.grow_scratch(packs, PACK)?;
     let missing = norms_len.saturating_sub(ws.row_norms.len());
     ws.row_norms.try_reserve_exact(missing).map_err(|_| Error::Memory { bytes: missing.saturating_mul(8) })?;
     ws.row_norms.resize(norms_len.max(ws.row_norms.len()), 0.0);
-    let Workspace { scratch, tape, staging, row_norms } = ws;
-    let tape = &mut tape.as_mut_slice()[..tape_len];
+    let Workspace { scratch, tape, slab, staging, row_norms } = ws;
+    let (tape, packs) = (&tape.as_slice()[..tape_len], &mut scratch[..packs]);
     let staging = &mut staging.as_mut_slice()[..staging_len];
     let row_norms = &mut row_norms[..norms_len];
-    let sink =
+    let mut sink =
         dx.as_mut().map(|dx| if staged { Sink::Staged(&mut *staging, dx_cols) } else { Sink::Rows(dx.reborrow()) });
-    let blocks = RowBlocks {
-        input: dy,
-        skip: None,
-        tape: &mut *tape,
-        tape_width,
-        sink,
-        norms: norms.is_some().then_some((&mut *row_norms, norm_stages)),
-        rows: plan.rows,
-        next_row: 0,
-    };
-    let team = Team { ctx, column_threads: plan.column_threads };
-    for_each(blocks, &mut scratch[..plan.row_threads], |block, _: &mut Buffer| backward_rows(&team, net, block));
+
+    if n == 0 && !accumulate {
+        grads.clear();
+    }
+    for first_row in (0..n).step_by(schedule.slab_rows) {
+        let rows = schedule.slab_rows.min(n - first_row);
+        let slab = &mut slab.as_mut_slice()[..rows * layout.width];
+        let tape = &tape[first_row * tape_width..][..rows * tape_width];
+        let norms = &mut row_norms[first_row * norm_stages..][..rows * norm_stages];
+        for group in schedule.groups(net) {
+            let blocks = BackwardBlocks {
+                dy: (group.high == stages).then(|| dy.row_range(first_row, rows)),
+                tape,
+                tape_width,
+                slab: &mut *slab,
+                layout,
+                sink: if group.low == 0 { sink.as_mut() } else { None },
+                norms: &mut *norms,
+                norm_stages,
+                block_rows: plan.rows,
+                rows,
+            };
+            if plan.column_threads > 1 {
+                blocks.for_each(|block| backward_rows(ctx, net, group, block, packs));
+            } else {
+                for_each(blocks, &mut packs[..plan.row_threads], |block, pack| {
+                    backward_rows(ctx, net, group, block, slice::from_mut(pack));
+                });
+            }
+            let slab = Slab { tape, tape_width, slab, layout, block_rows: plan.rows, rows };
+            weight_gradients(ctx, net, group, slab, grads, accumulate || first_row > 0);
+        }
+    }
+    drop(sink);
     if let (true, Some(dx)) = (staged, &mut dx) {
         unstage(staging, plan.rows, dx);
     }
     if let Some(norms) = norms {
         sum_norms(row_norms, plan.rows, n, norms);
     }
-    weight_gradients(ctx, net, tape, plan.rows, n, grads, accumulate);
     Ok(())
 }
 
-/// Takes a block of rows backward through all stages: dz and dy of every stage, and dx.
-fn backward_rows(team: &Team<'_>, net: &dyn Stages, block: RowBlock<'_>) {
-    let RowBlock { input: dy, mut tape, mut dest, mut norms, .. } = block;
-    let (rows, isa) = (dy.rows(), team.ctx.isa());
-    for index in (0..net.len()).rev() {
+/// One block of rows on its way down through a group of stages.
+struct BackwardBlock<'a> {
+    /// What enters the last stage of the network, for the group that has it.
+    dy: Option<MatRef<'a>>,
+    tape: &'a [f32],
+    slab: &'a mut [f32],
+    layout: Layout,
+    /// Where dx goes: with the group that has the first stage, if it is wanted.
+    dest: Option<Dest<'a>>,
+    /// Squared norms of the rows of each stage's dy, stage by stage; empty unless asked for.
+    norms: &'a mut [f64],
+    rows: usize,
+}
+
+/// Cuts a slab into blocks of rows.
+struct BackwardBlocks<'a, 's> {
+    dy: Option<MatRef<'a>>,
+    tape: &'a [f32],
+    tape_width: usize,
+    slab: &'a mut [f32],
+    layout: Layout,
+    sink: Option<&'a mut Sink<'s>>,
+    norms: &'a mut [f64],
+    norm_stages: usize,
+    block_rows: usize,
+    /// Rows left.
+    rows: usize,
+}
+
+impl<'a, 's: 'a> Iterator for BackwardBlocks<'a, 's> {
+    type Item = BackwardBlock<'a>;
+
+    fn next(&mut self) -> Option<BackwardBlock<'a>> {
+        let rows = self.block_rows.min(self.rows);
+        if rows == 0 {
+            return None;
+        }
+        self.rows -= rows;
+        let (tape, tape_left) = self.tape.split_at(rows * self.tape_width);
+        let (slab, slab_left) = std::mem::take(&mut self.slab).split_at_mut(rows * self.layout.width);
+        let (norms, norms_left) = std::mem::take(&mut self.norms).split_at_mut(rows * self.norm_stages);
+        (self.tape, self.slab, self.norms) = (tape_left, slab_left, norms_left);
+        let dy = self.dy.map(|dy| dy.row_range(0, rows));
+        self.dy = self.dy.map(|dy| dy.row_range(rows, dy.rows() - rows));
+        let dest = self.sink.as_mut().map(|sink| sink.take(rows));
+        Some(BackwardBlock { dy, tape, slab, layout: self.layout, dest, norms, rows })
+    }
+}
+
+/// Takes a block of rows down through a group: dz and dy of every stage, and what leaves the group.
+fn backward_rows(ctx: &Context, net: &dyn Stages, group: Group, block: BackwardBlock<'_>, crew: &mut [Buffer]) {
+    let BackwardBlock { dy: from_caller, tape, slab, layout, dest, norms, rows } = block;
+    let isa = ctx.isa();
+    let (carries, mut slots) = slab.split_at_mut(layout.slots() * rows);
+    let (even, odd) = carries.split_at_mut(layout.carry * rows);
+    let (mut entry, mut exit) = if group.odd { (odd, even) } else { (even, odd) };
+    let mut dest = dest;
+    let mut tape = &tape[..group.tape_end * rows];
+    for index in (group.low..group.high).rev() {
         let stage = net.stage(index);
-        let slots = stage.slots();
-        let (before, this) = tape.split_at_mut(tape.len() - slots.total() * rows);
-        let Cut { x: _, z, h, dz, dy: dy_slot } = slots.cut(this, rows);
-        if index + 1 == net.len() {
-            pack(isa, dy, PanelMut::new(dy_slot, rows, stage.outputs()));
+        let (inputs, outputs) = (stage.inputs(), stage.outputs());
+        let cut = stage.slots();
+        let (rest, this) = tape.split_at(tape.len() - cut.total() * rows);
+        let (z, h) = this[cut.x * rows..].split_at(cut.z * rows);
+        let (dz, left) = std::mem::take(&mut slots).split_at_mut(stage.dz_width() * rows);
+        // The gradient of the input is dy of the stage below; the first stage's is dx, the group's goes to the next group.
+        let (below, left) = if index > group.low {
+            left.split_at_mut(wide(inputs) * rows)
+        } else {
+            (&mut std::mem::take(&mut exit)[..wide(inputs) * rows], left)
+        };
+        let dy = &mut entry[..wide(outputs) * rows];
+        if let (true, Some(given)) = (index + 1 == net.len(), from_caller) {
+            pack(isa, given, PanelMut::new(dy, rows, outputs));
         }
-        let dy = PanelRef::new(dy_slot, rows, stage.outputs());
-        if let Some(norms) = &mut norms {
-            norms.fill(index, dy);
+        let dy = PanelRef::new(dy, rows, outputs);
+        if let Some(norms) = norms.chunks_exact_mut(rows).nth(index) {
+            row_norms(dy, norms);
         }
-        // The gradient of the input is the next stage's dy, at the end of what lies before; the first stage's is dx.
-        let inputs = stage.inputs();
-        let at = before.len().saturating_sub(panels(inputs) * PANEL * rows);
         let out = match (index, dest.as_mut()) {
             (0, Some(dest)) => Some(dest.reborrow()),
             (0, None) => None,
-            _ => Some(Dest::Panels(PanelMut::new(&mut before[at..], rows, inputs))),
+            _ => Some(Dest::Panels(PanelMut::new(&mut *below, rows, inputs))),
         };
         match stage {
             Stage::Linear { affine, phi, skip } => {
-                let dz = match phi {
-                    Activation::Identity => dy,
-                    _ => {
-                        dz.copy_from_slice(dy_slot);
-                        let mut dz = PanelMut::new(dz, rows, stage.outputs());
-                        derive_panels(isa, phi, PanelRef::new(z, rows, stage.outputs()), dz.reborrow());
-                        PanelRef::new(dz.into_data(), rows, stage.outputs())
-                    }
+                let dz = if let Activation::Identity = phi {
+                    dy
+                } else {
+                    dz.copy_from_slice(dy.data());
+                    let mut dz = PanelMut::new(dz, rows, outputs);
+                    derive_panels(isa, phi, PanelRef::new(z, rows, outputs), dz.reborrow());
+                    PanelRef::new(dz.into_data(), rows, outputs)
                 };
-                let (Some(out), Some(w)) = (out, affine.weights.backward()) else { break };
-                input_gradient(team, dz, w, out, skip.then_some(dy));
+                if let Some(out) = out {
+                    input_gradient(ctx, crew, dz, affine, out, skip.then_some(dy));
+                }
             }
             Stage::Block { first, second, phi, skip } => {
-                let (Some(w2), Some(w1)) = (second.weights.backward(), first.weights.backward()) else { break };
                 let z = PanelRef::new(if phi.differentiates_from_output() { h } else { z }, rows, first.outputs());
                 let mut dz = PanelMut::new(dz, rows, first.outputs());
-                block_gradient(team, dy, (w2, w1), phi, z, dz.reborrow(), out, skip);
+                let operands = BlockGradient { dy, first, second, phi, z, skip };
+                operands.run(ctx, crew, dz.reborrow(), out);
             }
         }
-        tape = before;
+        (tape, entry, slots) = (rest, below, left);
     }
 }
 
 /// dX = dZ W (+ dY) for a block of rows.
-fn input_gradient(team: &Team<'_>, a: PanelRef<'_>, w: PanelRef<'_>, out: Dest<'_>, skip: Option<PanelRef<'_>>) {
-    let (isa, depth, start) = (team.ctx.isa(), team.ctx.blocking().k_block(), Start::Zero);
-    split_columns(team, w.cols(), out, None, |first, count, out, _| {
-        let b = w.panel_range(first, count);
+fn input_gradient(
+    ctx: &Context,
+    crew: &mut [Buffer],
+    a: PanelRef<'_>,
+    affine: &Affine,
+    out: Dest<'_>,
+    skip: Option<PanelRef<'_>>,
+) {
+    let (isa, depth, start) = (ctx.isa(), ctx.blocking().k_block(), Start::Zero);
+    let w = Factor::transposed(affine.weights().view());
+    split_columns(crew, w.cols(), out, None, |first, count, out, _, pack| {
+        let (b, pack) = (w.panel_range(first, count), pack.as_mut_slice());
         let epilogue = match skip {
             Some(skip) => Epilogue::AddSkip { out, skip: skip.panel_range(first, count).into() },
             None => Epilogue::Store { out },
         };
-        gemm(isa, Gemm { a, b, b_row: 0, start, depth, epilogue });
+        gemm(isa, Gemm { a, b, start, depth, pack, epilogue });
     });
 }
 
-/// dZ = (dY W2) * phi'(Z), dX = dZ W1 (+ dY) for a block of rows; chunk by chunk of the hidden columns, as forward.
-#[allow(clippy::too_many_arguments, reason = "the operands of two GEMMs")]
-fn block_gradient(
-    team: &Team<'_>,
-    dy: PanelRef<'_>,
-    (w2, w1): (PanelRef<'_>, PanelRef<'_>),
+/// dZ = (dY W2) * phi'(Z), dX = dZ W1 (+ dY) for a block of rows.
+struct BlockGradient<'a> {
+    dy: PanelRef<'a>,
+    first: &'a Affine,
+    second: &'a Affine,
     phi: Activation,
-    z: PanelRef<'_>,
-    mut dz: PanelMut<'_>,
-    out: Option<Dest<'_>>,
+    /// Z, or H for activations whose derivative H tells.
+    z: PanelRef<'a>,
     skip: bool,
-) {
-    let (isa, depth, width) = (team.ctx.isa(), team.ctx.blocking().k_block(), z.cols());
-    if team.column_threads > 1 {
-        split_columns(team, width, Dest::Panels(dz.reborrow()), None, |first, count, out, _| {
-            let (b, z) = (w2.panel_range(first, count), In::from(z.panel_range(first, count)));
-            let epilogue = Epilogue::Derive { phi, z, out };
-            gemm(isa, Gemm { a: dy, b, b_row: 0, start: Start::Zero, depth, epilogue });
-        });
-        if let Some(out) = out {
-            input_gradient(team, dz.as_ref(), w1, out, skip.then_some(dy));
-        }
-        return;
-    }
-    let chunk = team.ctx.blocking().hidden_chunk();
-    let (mut c0, mut out) = (0, out);
-    loop {
-        let cols = chunk.min(width - c0);
-        let (p0, count) = (c0 / PANEL, panels(cols));
-        let z = z.panel_range(p0, count).into();
-        let epilogue = Epilogue::Derive { phi, z, out: dz.panel_range(p0, count).into() };
-        gemm(isa, Gemm { a: dy, b: w2.panel_range(p0, count), b_row: 0, start: Start::Zero, depth, epilogue });
-        let (b_row, start) = (c0, if c0 == 0 { Start::Zero } else { Start::Continue });
-        c0 += cols;
-        if let Some(out) = &mut out {
-            let (a, b) = (dz.as_ref().panel_range(p0, count), w1);
-            let out = out.reborrow().into();
-            let epilogue =
-                if skip && c0 == width { Epilogue::AddSkip { out, skip: dy.into() } } else { Epilogue::Store { out } };
-            gemm(isa, Gemm { a, b, b_row, start, depth, epilogue });
-        }
-        if c0 == width {
-            break;
-        }
-    }
 }
 
-/// An operand of a weight gradient: a slot of the tape.
-#[derive(Clone, Copy)]
-struct Operand {
-    /// Where the slot starts in a row block, in floats a row.
-    offset: usize,
-    cols: usize,
-}
-
-impl Operand {
-    fn view<'t>(&self, block: &'t [f32], rows: usize) -> PanelRef<'t> {
-        let len = panels(self.cols) * PANEL * rows;
-        PanelRef::new(&block[self.offset * rows..][..len], rows, self.cols)
-    }
-}
-
-/// dW = aᵀ b, db = column sums of b: a is X or H, b is dZ or dY.
-#[derive(Clone, Copy)]
-struct Operands {
-    a: Operand,
-    b: Operand,
-}
-
-/// The operands of a stage's weight gradients, in the order of its affine maps; the stage's tape starts at `x`.
-fn operands(stage: Stage<'_>, x: usize) -> impl Iterator<Item = Operands> {
-    let slots = stage.slots();
-    let h = x + slots.x + slots.z;
-    let dz = h + slots.h;
-    let dy = Operand { offset: dz + slots.dz, cols: stage.outputs() };
-    let x = Operand { offset: x, cols: stage.inputs() };
-    let (first, second) = match stage {
-        Stage::Linear { phi: Activation::Identity, .. } => (Operands { a: x, b: dy }, None),
-        Stage::Linear { .. } => (Operands { a: x, b: Operand { offset: dz, ..dy } }, None),
-        Stage::Block { first, .. } => {
-            let cols = first.outputs();
-            let second = Operands { a: Operand { offset: h, cols }, b: dy };
-            (Operands { a: x, b: Operand { offset: dz, cols } }, Some(second))
-        }
-    };
-    std::iter::once(first).chain(second)
-}
-
-/// A piece of phase 2, the work of one thread: some panels of one weight gradient, or some columns of one bias gradient.
-enum Piece<'a> {
-    Weights { operands: Operands, first: usize, out: PanelMut<'a> },
-    Bias { b: Operand, first: usize, out: &'a mut [f32] },
-}
-
-/// Panels in a piece of a weight gradient: a multiple of what tiles take side by side on any instruction set (3 and 1), and
-/// still several pieces for each thread in a 256-wide layer.
-const PIECE_PANELS: usize = 6;
-/// Panels in a piece of a bias gradient: the four that `column_sums` runs side by side.
-const PIECE_BIAS_PANELS: usize = 4;
-
-/// Cuts the gradients of one affine map into pieces. What was declined has none.
-fn pieces<'a>(grad: &'a mut AffineGrad, operands: Operands) -> impl Iterator<Item = Piece<'a>> {
-    let (inputs, outputs) = (operands.a.cols, operands.b.cols);
-    let dw = grad.dw.as_mut().map_or(&mut [][..], |dw| dw.as_mut_slice());
-    let db = grad.db.as_mut().map_or(&mut [][..], |db| &mut db[..]);
-    let weights = dw.chunks_mut((PIECE_PANELS * PANEL * inputs).max(1)).enumerate().map(move |(i, out)| {
-        let first = i * PIECE_PANELS;
-        let cols = (PIECE_PANELS * PANEL).min(outputs - first * PANEL);
-        Piece::Weights { operands, first, out: PanelMut::new(out, inputs, cols) }
-    });
-    let bias = db.chunks_mut(PIECE_BIAS_PANELS * PANEL).enumerate().map(move |(i, out)| Piece::Bias {
-        b: operands.b,
-        first: i * PIECE_BIAS_PANELS,
-        out,
-    });
-    weights.chain(bias)
-}
-
-impl Piece<'_> {
-    /// Runs the chains over one more row block; `go_on`: from what the gradient holds, else from zero.
-    fn add(&mut self, isa: Isa, block: &[f32], rows: usize, go_on: bool) {
-        match self {
-            Piece::Weights { operands: Operands { a, b }, first, out } => {
-                let b = b.view(block, rows).panel_range(*first, PIECE_PANELS);
-                let start = if go_on { Start::Continue } else { Start::Zero };
-                grad_gemm(isa, GradGemm { a: a.view(block, rows), b, start, epilogue: out.reborrow().into() });
+impl BlockGradient<'_> {
+    /// Chunk by chunk of the hidden columns, as forward; or, with several threads, the columns of one GEMM after the other.
+    fn run(self, ctx: &Context, crew: &mut [Buffer], mut dz: PanelMut<'_>, out: Option<Dest<'_>>) {
+        let Self { dy, first, second, phi, z, skip } = self;
+        let (isa, depth, width) = (ctx.isa(), ctx.blocking().k_block(), z.cols());
+        let (w1, w2) = (Factor::transposed(first.weights().view()), Factor::transposed(second.weights().view()));
+        let [alone] = crew else {
+            split_columns(crew, width, Dest::Panels(dz.reborrow()), None, |first, count, out, _, pack| {
+                let (b, pack) = (w2.panel_range(first, count), pack.as_mut_slice());
+                let epilogue = Epilogue::Derive { phi, z: In::from(z.panel_range(first, count)), out };
+                gemm(isa, Gemm { a: dy, b, start: Start::Zero, depth, pack, epilogue });
+            });
+            if let Some(out) = out {
+                input_gradient(ctx, crew, dz.as_ref(), first, out, skip.then_some(dy));
             }
-            Piece::Bias { b, first, out } => {
-                let b = b.view(block, rows).panel_range(*first, PIECE_BIAS_PANELS);
-                column_sums(isa, b, go_on, out);
+            return;
+        };
+        let pack = alone.as_mut_slice();
+        let chunk = ctx.blocking().hidden_chunk();
+        let (mut c0, mut out) = (0, out);
+        loop {
+            let cols = chunk.min(width - c0);
+            let (p0, count) = (c0 / PANEL, panels(cols));
+            let z = z.panel_range(p0, count).into();
+            let epilogue = Epilogue::Derive { phi, z, out: dz.panel_range(p0, count).into() };
+            gemm(isa, Gemm { a: dy, b: w2.panel_range(p0, count), start: Start::Zero, depth, pack, epilogue });
+            let (b, start) = (w1.rows_from(c0), if c0 == 0 { Start::Zero } else { Start::Continue });
+            c0 += cols;
+            if let Some(out) = &mut out {
+                let a = dz.as_ref().panel_range(p0, count);
+                let out = out.reborrow().into();
+                let epilogue = if skip && c0 == width {
+                    Epilogue::AddSkip { out, skip: dy.into() }
+                } else {
+                    Epilogue::Store { out }
+                };
+                gemm(isa, Gemm { a, b, start, depth, pack, epilogue });
+            }
+            if c0 == width {
+                break;
             }
         }
     }
-
-    /// The gradient of an empty batch.
-    fn clear(&mut self) {
-        match self {
-            Piece::Weights { out, .. } => out.reborrow().into_data().fill(0.0),
-            Piece::Bias { out, .. } => out.fill(0.0),
-        }
-    }
 }
 
-/// Phase 2: dW and db of every stage, from the tape.
-fn weight_gradients(
-    ctx: &Context,
-    net: &dyn Stages,
-    tape: &[f32],
-    block_rows: usize,
-    n: usize,
-    grads: &mut Gradients,
-    accumulate: bool,
-) {
-    let width = tape.len().checked_div(n).unwrap_or(0);
-    let threads = useful_threads(ctx.par().threads().max(1), n.saturating_mul(net.work()));
-    let operands = (0..net.len()).scan(0, |offset, index| {
-        let x = *offset;
-        *offset += net.stage(index).slots().total();
-        Some(operands(net.stage(index), x))
-    });
-    let all = grads.affines.iter_mut().zip(operands.flatten()).flat_map(|(grad, operands)| pieces(grad, operands));
-    // Nothing but a count of threads: a vector of units takes no memory.
-    let mut crew = vec![(); threads];
-    for_each(all, &mut crew, |mut piece, ()| {
-        if n == 0 && !accumulate {
-            piece.clear();
-        }
-        for first_row in (0..n).step_by(block_rows) {
-            let rows = block_rows.min(n - first_row);
-            let block = &tape[first_row * width..][..rows * width];
-            piece.add(ctx.isa(), block, rows, accumulate || first_row > 0);
-        }
-    });
-}
-
-impl NormRows<'_> {
-    /// Squared norms of the rows of `dy`, the gradient of stage `index`'s output.
-    fn fill(&mut self, index: usize, dy: PanelRef<'_>) {
-        let rows = dy.rows();
-        let cells = In::from(dy);
-        for (i, norm) in self.data[index * rows..][..rows].iter_mut().enumerate() {
-            let row = (0..panels(dy.cols())).flat_map(|p| cells.at(i, p));
-            *norm = row.map(|&g| f64::from(g) * f64::from(g)).sum();
-        }
+/// Squared norms of the rows of `dy`.
+fn row_norms(dy: PanelRef<'_>, norms: &mut [f64]) {
+    let cells = In::from(dy);
+    for (i, norm) in norms.iter_mut().enumerate() {
+        let row = (0..panels(dy.cols())).flat_map(|p| cells.at(i, p));
+        *norm = row.map(|&g| f64::from(g) * f64::from(g)).sum();
     }
 }
 

@@ -1,6 +1,6 @@
 //! Forward: F1 Z = X W1ᵀ + b1, H = phi(Z); F2 Y = H W2ᵀ + b2 + X.
 
-use super::{Dest, Plan, RowBlock, RowBlocks, Sink, Stage, Stages, column_pieces};
+use super::{Dest, Plan, RowBlock, RowBlocks, Sink, Stage, Stages, column_pieces, wide};
 use crate::Activation;
 use crate::context::{Context, Workspace};
 use crate::epilogue::Epilogue;
@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::gemm::buffers::Buffer;
 use crate::gemm::cells::{In, Out};
 use crate::gemm::driver::for_each;
+use crate::gemm::factor::Factor;
 use crate::gemm::macro_kernel::{Gemm, Start, gemm};
 use crate::gemm::pack::{pack, unpack};
 use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panel_len, panels};
@@ -44,8 +45,7 @@ pub(crate) fn forward(
     let staging = &mut staging.as_mut_slice()[..staging_len];
     let sink = if staged { Sink::Staged(&mut *staging, y.cols()) } else { Sink::Rows(y.reborrow()) };
     let tape = &mut tape.as_mut_slice()[..tape_len];
-    let blocks =
-        RowBlocks { input: x, skip, tape, tape_width, sink: Some(sink), norms: None, rows: plan.rows, next_row: 0 };
+    let blocks = RowBlocks { input: x, skip, tape, tape_width, sink, rows: plan.rows, next_row: 0 };
     let team = Team { ctx, column_threads: plan.column_threads };
     for_each(blocks, &mut scratch[..plan.row_threads], |block, scratch: &mut Buffer| {
         forward_rows(&team, net, block, scratch, &widths, record);
@@ -67,10 +67,17 @@ pub(super) fn unstage(staging: &[f32], rows: usize, out: &mut MatMut<'_>) {
 }
 
 /// On what a row block runs.
-pub(super) struct Team<'a> {
-    pub(super) ctx: &'a Context,
+struct Team<'a> {
+    ctx: &'a Context,
     /// Threads that share the columns of a GEMM: 1 unless there are too few rows for row blocks.
-    pub(super) column_threads: usize,
+    column_threads: usize,
+}
+
+impl Team<'_> {
+    /// Nothing but a count of threads: a vector of units takes no memory.
+    fn crew(&self) -> Vec<()> {
+        vec![(); self.column_threads]
+    }
 }
 
 /// The scratch of a row block in inference: input, output and hidden chunk of the stage at hand, and a skip from outside.
@@ -86,7 +93,6 @@ struct Scratch {
 
 impl Scratch {
     fn of(net: &dyn Stages, ctx: &Context, column_threads: usize, record: bool) -> Self {
-        let wide = |cols: usize| panels(cols) * PANEL;
         let chunk = if column_threads > 1 { usize::MAX } else { ctx.blocking().hidden_chunk() };
         let (mut x, mut h, mut skip) = (0, 0, 0);
         for stage in net.iter() {
@@ -150,10 +156,7 @@ fn forward_rows(
             pack(isa, input, PanelMut::new(x, rows, stage.inputs()));
         }
         let x = PanelRef::new(x, rows, stage.inputs());
-        let out = match (last, dest.as_mut()) {
-            (true, Some(dest)) => dest.reborrow(),
-            _ => Dest::Panels(PanelMut::new(next_x, rows, stage.outputs())),
-        };
+        let out = if last { dest.reborrow() } else { Dest::Panels(PanelMut::new(next_x, rows, stage.outputs())) };
         match stage {
             Stage::Linear { affine, phi, skip } => {
                 let z = z.map(|z| PanelMut::new(z, rows, affine.outputs()));
@@ -190,8 +193,8 @@ fn affine_forward(
     out: Dest<'_>,
     skip: Option<PanelRef<'_>>,
 ) {
-    let (w, bias) = (affine.weights.forward(), affine.padded_bias());
-    split_columns(team, w.cols(), out, z, |first, count, out, z| {
+    let (w, bias) = (Factor::stored(affine.weights.view()), affine.padded_bias());
+    split_columns(&mut team.crew(), w.cols(), out, z, |first, count, out, z, ()| {
         let job = Columns { x, w: w.panel_range(first, count), start: start(bias, first) };
         let skip = skip.map(|s| In::from(s.panel_range(first, count)));
         job.run(team, phi, z, out, skip);
@@ -201,7 +204,7 @@ fn affine_forward(
 /// The columns of one forward GEMM that one thread computes.
 struct Columns<'a> {
     x: PanelRef<'a>,
-    w: PanelRef<'a>,
+    w: Factor<'a>,
     start: Start<'a>,
 }
 
@@ -209,7 +212,8 @@ impl Columns<'_> {
     fn run(self, team: &Team<'_>, phi: Activation, z: Option<Out<'_>>, out: Out<'_>, skip: Option<In<'_>>) {
         let (isa, depth) = (team.ctx.isa(), team.ctx.blocking().k_block());
         let Self { x: a, w: b, start } = self;
-        gemm(isa, Gemm { a, b, b_row: 0, start, depth, epilogue: Epilogue::Activate { phi, z, out, skip } });
+        let epilogue = Epilogue::Activate { phi, z, out, skip };
+        gemm(isa, Gemm { a, b, start, depth, pack: &mut [], epilogue });
     }
 }
 
@@ -225,7 +229,7 @@ fn block_forward(
     skip: Option<PanelRef<'_>>,
 ) {
     let (rows, width) = (x.rows(), first.outputs());
-    let (w1, w2) = (first.weights.forward(), second.weights.forward());
+    let (w1, w2) = (Factor::stored(first.weights.view()), Factor::stored(second.weights.view()));
     let (isa, depth) = (team.ctx.isa(), team.ctx.blocking().k_block());
     let Hidden { mut z, h, whole } = hidden;
     if team.column_threads > 1 {
@@ -245,7 +249,7 @@ fn block_forward(
         let job = Columns { x, w: w1.panel_range(p0, count), start: start(first.padded_bias(), p0) };
         job.run(team, phi, z, h.reborrow().into(), None);
 
-        let (a, b, b_row) = (h.as_ref(), w2, c0);
+        let (a, b) = (h.as_ref(), w2.rows_from(c0));
         let start = if c0 == 0 { start(second.padded_bias(), 0) } else { Start::Continue };
         c0 += cols;
         let out = Out::from(out.reborrow());
@@ -253,7 +257,7 @@ fn block_forward(
             Some(skip) if c0 == width => Epilogue::AddSkip { out, skip: skip.into() },
             _ => Epilogue::Store { out },
         };
-        gemm(isa, Gemm { a, b, b_row, start, depth, epilogue });
+        gemm(isa, Gemm { a, b, start, depth, pack: &mut [], epilogue });
         if c0 == width {
             break;
         }
@@ -265,19 +269,24 @@ fn start(bias: Option<&[f32]>, first: usize) -> Start<'_> {
     bias.map_or(Start::Zero, |bias| Start::Bias(&bias[first * PANEL..]))
 }
 
-/// Runs `work(first panel, panels, out, aux)` over the columns of an output, whole or in pieces on several threads. Pieces of
-/// panels are disjoint memory; `aux` is cut like `out`.
-pub(super) fn split_columns(
-    team: &Team<'_>,
+/// Runs `work(first panel, panels, out, aux, scratch)` over the columns of an output, whole or in pieces on the threads of a
+/// crew, each with a scratch of its own. Pieces of panels are disjoint memory; `aux` is cut like `out`.
+pub(super) fn split_columns<T: Send>(
+    crew: &mut [T],
     columns: usize,
     out: Dest<'_>,
     aux: Option<PanelMut<'_>>,
-    work: impl Fn(usize, usize, Out<'_>, Option<Out<'_>>) + Sync,
+    work: impl Fn(usize, usize, Out<'_>, Option<Out<'_>>, &mut T) + Sync,
 ) {
-    let (threads, out) = match (team.column_threads, out) {
-        // Rows of the caller's matrix cannot be cut by columns: `forward` stages the output when columns are shared.
-        (1, out) | (_, out @ Dest::Rows(_)) => return work(0, panels(columns), out.into(), aux.map(Into::into)),
-        (threads, Dest::Panels(out)) => (threads, out),
+    let threads = crew.len();
+    let out = match (crew.first_mut(), out) {
+        // Rows of the caller's matrix cannot be cut by columns: outputs are staged when columns are shared.
+        (Some(mine), Dest::Rows(out)) => return work(0, panels(columns), out.into(), aux.map(Into::into), mine),
+        (Some(mine), Dest::Panels(out)) if threads == 1 => {
+            return work(0, panels(columns), out.into(), aux.map(Into::into), mine);
+        }
+        (_, Dest::Panels(out)) => out,
+        (None, Dest::Rows(_)) => return,
     };
     let rows = out.as_ref().rows();
     let (mut out, mut aux) = (out.into_data(), aux.map(PanelMut::into_data));
@@ -293,7 +302,7 @@ pub(super) fn split_columns(
         });
         (first, count, PanelMut::new(head, rows, cols), aux)
     });
-    // Nothing but a count of threads: a slice of units takes no memory.
-    let mut crew = vec![(); threads];
-    for_each(pieces, &mut crew, |(first, count, out, aux), ()| work(first, count, out.into(), aux.map(Into::into)));
+    for_each(pieces, crew, |(first, count, out, aux), scratch| {
+        work(first, count, out.into(), aux.map(Into::into), scratch);
+    });
 }

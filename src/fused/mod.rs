@@ -2,21 +2,22 @@
 //!
 //! A network is a list of [`Stage`]s. Rows of a batch are independent on the way forward and for input gradients, so a block of
 //! rows goes through all stages, one after the other, while it is in L2; blocks of rows are what threads share, without a
-//! barrier between stages (`forward`, and phase 1 of `backward`). Weight gradients sum over the batch, so they are cut by output
-//! panels instead (phase 2 of `backward`).
+//! barrier between stages (`forward`, and the row phase of `backward`). Weight gradients sum over the batch, so they are cut by
+//! output panels instead (`weight_gradients`).
 //!
 //! A training forward leaves a *tape*: for each row block one piece of memory, and in it, stage after stage, what backward
 //! reads, all in panels:
 //!
 //! ```text
-//!   row block 0: [x z h dz dy] [x z h dz dy] ...    row block 1: [x z h dz dy] ...
-//!                  stage 0       stage 1
+//!   row block 0: [x z h] [x z h] ...    row block 1: [x z h] [x z h] ...
+//!                stage 0 stage 1
 //! ```
 //!
-//! x: input; z: pre-activation, where phi' needs it; h: hidden activation of a block; dz, dy: filled by backward.
+//! x: input; z: pre-activation, where phi' needs it; h: hidden activation of a block.
 
 pub(crate) mod backward;
 pub(crate) mod forward;
+mod weight_gradients;
 
 use crate::Activation;
 use crate::context::Context;
@@ -63,18 +64,25 @@ impl<'a> Stage<'a> {
         self.affines().map(|a| a.inputs().saturating_mul(a.outputs())).fold(0, usize::saturating_add)
     }
 
-    /// Floats for each row of the batch in the five slots of the stage's tape.
+    /// Floats for each row of the batch in the slots of the stage's tape.
     fn slots(&self) -> Slots {
-        let wide = |cols: usize| panels(cols) * PANEL;
-        let (x, dy) = (wide(self.inputs()), wide(self.outputs()));
+        let x = wide(self.inputs());
         match self {
             // With an activation of its own, z is kept, whatever the activation, since the output may have a skip in it.
-            Stage::Linear { phi: Activation::Identity, .. } => Slots { x, z: 0, h: 0, dz: 0, dy },
-            Stage::Linear { .. } => Slots { x, z: dy, h: 0, dz: dy, dy },
+            Stage::Linear { phi: Activation::Identity, .. } => Slots { x, z: 0, h: 0 },
+            Stage::Linear { affine, .. } => Slots { x, z: wide(affine.outputs()), h: 0 },
             Stage::Block { first, phi, .. } => {
                 let h = wide(first.outputs());
-                Slots { x, z: if phi.differentiates_from_output() { 0 } else { h }, h, dz: h, dy }
+                Slots { x, z: if phi.differentiates_from_output() { 0 } else { h }, h }
             }
+        }
+    }
+
+    /// Floats for each row of the batch in dz, the gradient before the activation; 0 where that is dy itself.
+    fn dz_width(&self) -> usize {
+        match self {
+            Stage::Linear { phi: Activation::Identity, .. } => 0,
+            Stage::Linear { affine, .. } | Stage::Block { first: affine, .. } => wide(affine.outputs()),
         }
     }
 }
@@ -85,22 +93,18 @@ struct Slots {
     x: usize,
     z: usize,
     h: usize,
-    dz: usize,
-    dy: usize,
 }
 
 impl Slots {
     fn total(&self) -> usize {
-        self.x + self.z + self.h + self.dz + self.dy
+        self.x + self.z + self.h
     }
 
     /// Cuts the tape of a stage and `rows` rows into its slots.
     fn cut<'t>(&self, tape: &'t mut [f32], rows: usize) -> Cut<'t> {
         let (x, tape) = tape.split_at_mut(self.x * rows);
         let (z, tape) = tape.split_at_mut(self.z * rows);
-        let (h, tape) = tape.split_at_mut(self.h * rows);
-        let (dz, dy) = tape.split_at_mut(self.dz * rows);
-        Cut { x, z, h, dz, dy }
+        Cut { x, z, h: &mut tape[..self.h * rows] }
     }
 }
 
@@ -109,8 +113,11 @@ struct Cut<'t> {
     x: &'t mut [f32],
     z: &'t mut [f32],
     h: &'t mut [f32],
-    dz: &'t mut [f32],
-    dy: &'t mut [f32],
+}
+
+/// Columns with the padding of their last panel.
+fn wide(cols: usize) -> usize {
+    panels(cols) * PANEL
 }
 
 /// A network as the engine sees it: its stages by number, so that no list is allocated for a call. Used as a trait object: the
@@ -222,20 +229,17 @@ pub(crate) struct RowBlock<'a> {
     /// Skip given from outside.
     pub(crate) skip: Option<MatRef<'a>>,
     pub(crate) tape: &'a mut [f32],
-    pub(crate) dest: Option<Dest<'a>>,
-    /// Squared norms of the rows of each stage's dy, if asked for.
-    pub(crate) norms: Option<backward::NormRows<'a>>,
+    pub(crate) dest: Dest<'a>,
 }
 
-/// Cuts a batch into blocks of rows.
+/// Cuts a batch into blocks of rows, for forward.
 pub(crate) struct RowBlocks<'a> {
     pub(crate) input: MatRef<'a>,
     pub(crate) skip: Option<MatRef<'a>>,
     pub(crate) tape: &'a mut [f32],
+    /// Floats of tape a row.
     pub(crate) tape_width: usize,
-    pub(crate) sink: Option<Sink<'a>>,
-    /// Squared norms, stage by stage for each row: `stages` of them a row.
-    pub(crate) norms: Option<(&'a mut [f64], usize)>,
+    pub(crate) sink: Sink<'a>,
     pub(crate) rows: usize,
     pub(crate) next_row: usize,
 }
@@ -250,17 +254,11 @@ impl<'a> Iterator for RowBlocks<'a> {
         }
         let (tape, rest) = std::mem::take(&mut self.tape).split_at_mut(rows * self.tape_width);
         self.tape = rest;
-        let norms = self.norms.as_mut().map(|(data, stages)| {
-            let (head, rest) = std::mem::take(data).split_at_mut(rows * *stages);
-            *data = rest;
-            backward::NormRows { data: head }
-        });
         let block = RowBlock {
             input: self.input.row_range(self.next_row, rows),
             skip: self.skip.map(|s| s.row_range(self.next_row, rows)),
             tape,
-            dest: self.sink.as_mut().map(|sink| sink.take(rows)),
-            norms,
+            dest: self.sink.take(rows),
         };
         self.next_row += rows;
         Some(block)

@@ -4,6 +4,7 @@
 //! (`depth` x 32 floats) stays in L1 or streams from L2 once for all rows of the block, while the rows stay in L2.
 
 use super::cells::{In, Out};
+use super::factor::Factor;
 use super::micro::{AlongColumns, DownRows, Operands, Walk, chain};
 use super::panels::{PANEL, PanelRef, panels};
 use crate::epilogue::{Acc, Epilogue, Finish, Op, Store, WithFinish};
@@ -20,14 +21,15 @@ pub(crate) enum Start<'a> {
     Continue,
 }
 
-/// out = epilogue(start + a b): a is `m x k`, b is rows `b_row .. b_row + k` of a matrix with `n` columns, out is `m x n`.
+/// out = epilogue(start + a b): a is `m x k`, b is `k x n` (or has more rows, which are not read), out is `m x n`.
 pub(crate) struct Gemm<'a, E> {
     pub(crate) a: PanelRef<'a>,
-    pub(crate) b: PanelRef<'a>,
-    pub(crate) b_row: usize,
+    pub(crate) b: Factor<'a>,
     pub(crate) start: Start<'a>,
     /// k is taken in blocks of this many (a multiple of 16); between blocks the chains wait in the output.
     pub(crate) depth: usize,
+    /// Where a transposed `b` is put straight, a few panels at a time: [`PACK`] floats; empty for a `b` that needs none.
+    pub(crate) pack: &'a mut [f32],
     pub(crate) epilogue: E,
 }
 
@@ -41,14 +43,15 @@ pub(crate) struct GradGemm<'a, E> {
 
 /// Runs a GEMM. Operands are checked here, once, for every pointer below.
 pub(crate) fn gemm(isa: Isa, job: Gemm<'_, Epilogue<'_>>) {
-    let Gemm { a, b, b_row, start, depth, epilogue } = job;
-    assert!(b_row + a.cols() <= b.rows(), "the vector operand has a row for each k");
+    let Gemm { a, b, start, depth, pack, epilogue } = job;
+    assert!(a.cols() <= b.rows(), "the vector operand has a row for each k");
     assert_eq!(epilogue.cols(), b.cols(), "output columns");
     if let Start::Bias(bias) = start {
         assert!(bias.len() >= panels(b.cols()) * PANEL, "a bias for each column");
     }
     assert!(depth > 0 && depth.is_multiple_of(PANEL), "k blocks start at panel boundaries");
-    epilogue.compile(RunGemm { isa, job: Gemm { a, b, b_row, start, depth, epilogue: () } });
+    assert!(!b.is_transposed() || pack.len() >= PACK, "room for panels of the transpose");
+    epilogue.compile(RunGemm { isa, job: Gemm { a, b, start, depth, pack, epilogue: () } });
 }
 
 struct RunGemm<'a> {
@@ -58,8 +61,8 @@ struct RunGemm<'a> {
 
 impl<'e> WithFinish<'e> for RunGemm<'_> {
     fn with<O: Op>(self, epilogue: Finish<'e, O>) {
-        let Gemm { a, b, b_row, start, depth, epilogue: () } = self.job;
-        self.isa.run(Gemm { a, b, b_row, start, depth, epilogue });
+        let Gemm { a, b, start, depth, pack, epilogue: () } = self.job;
+        self.isa.run(Gemm { a, b, start, depth, pack, epilogue });
     }
 }
 
@@ -69,6 +72,12 @@ pub(crate) fn grad_gemm(isa: Isa, job: GradGemm<'_, Out<'_>>) {
     assert_eq!(job.epilogue.cols(), job.b.cols(), "output columns");
     isa.run(job);
 }
+
+/// Floats that a GEMM with a transposed operand needs to put it straight: 2 panels x 1024 rows, 128 KiB, an eighth of the
+/// smallest L2 that matters.
+pub(crate) const PACK: usize = 2 * PANEL * 1024;
+/// Up to so many rows, tiles are wide ([`tile_panels`]).
+const FEW_ROWS: usize = 4;
 
 /// Cuts `total` into the fewest pieces of at most `max`, of nearly equal size: 29 by 14 is 10 + 10 + 9, not 14 + 14 + 1, whose
 /// last piece would have too few accumulators to hide latency.
@@ -109,22 +118,26 @@ impl<O: Op> Kernel for Gemm<'_, Finish<'_, O>> {
             4 => const { tile_panels::<S>(4) },
             _ => S::NP,
         };
+        // Few rows do little with a panel: it should not leave L1 between being transposed and being used.
+        let room = if m <= FEW_ROWS { PACK / 4 } else { PACK };
+        let depth = if self.b.is_transposed() { self.depth.min(room / (max_np * PANEL)) } else { self.depth };
         let mut k0 = 0;
         loop {
-            let kc = self.depth.min(k - k0);
+            let kc = depth.min(k - k0);
             let last = k0 + kc == k;
             let start = if k0 == 0 { self.start } else { Start::Continue };
             for (p, np) in pieces(n_panels, max_np) {
+                let (b, b_panel) = self.b.window(s, (k0, kc), (p, np), self.pack);
                 for (i, mr) in pieces(m, S::MR) {
                     let operands = Operands {
                         k: kc,
                         a: self.a.data().as_ptr().wrapping_add((k0 / PANEL) * self.a.stride() + i * PANEL),
                         a_run: self.a.stride(),
-                        b: self.b.data().as_ptr().wrapping_add(p * self.b.stride() + (self.b_row + k0) * PANEL),
-                        b_panel: self.b.stride(),
+                        b,
+                        b_panel,
                     };
-                    // SAFETY: `gemm` asserted that b has rows b_row .. b_row + k; i + mr <= m = rows of a; p + np <= panels
-                    // of b; columns k0 .. k0 + kc exist in a. `chain` reads exactly these.
+                    // SAFETY: `window` gave rows k0 .. k0 + kc of panels p .. p + np of b; i + mr <= m = rows of a; columns
+                    // k0 .. k0 + kc exist in a. `chain` reads exactly these.
                     unsafe { tile::<S, AlongColumns, O>(s, mr, np, operands, start, (i, p), last, &mut self.epilogue) };
                 }
             }

@@ -19,7 +19,6 @@
 //! Padding never reaches a result: chains run over exactly the columns there are, and stores to the caller are cut to length.
 
 use super::buffers::Buffer;
-use super::transpose;
 use crate::error::Error;
 use crate::mat::{MatMut, MatRef};
 use crate::simd::Isa;
@@ -202,11 +201,5 @@ impl PanelMat {
     pub(crate) fn view_mut(&mut self) -> PanelMut<'_> {
         let (rows, cols) = self.shape();
         PanelMut::new(self.as_mut_slice(), rows, cols)
-    }
-
-    /// Overwrites this matrix with the transpose of `m`, block by block of 16 x 16.
-    pub(crate) fn transpose_from(&mut self, isa: Isa, m: &PanelMat) {
-        assert_eq!(self.shape(), (m.cols, m.rows), "shape of the transpose");
-        transpose::transpose(isa, m.view(), self.view_mut());
     }
 }

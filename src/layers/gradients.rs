@@ -205,6 +205,14 @@ impl Gradients {
         self.iter().map(|g| g.norm_squared()).sum::<f64>().sqrt()
     }
 
+    /// Makes every gradient zero.
+    pub(crate) fn clear(&mut self) {
+        for grad in &mut self.affines {
+            let dw = grad.dw.iter_mut().flat_map(|dw| dw.as_mut_slice());
+            dw.chain(grad.db.iter_mut().flatten()).for_each(|v| *v = 0.0);
+        }
+    }
+
     /// Multiplies every gradient by `factor`: 1 / micro-batches, or the factor of a norm clip.
     pub fn scale(&mut self, factor: f32) {
         for grad in &mut self.affines {

@@ -53,24 +53,6 @@ pub trait Layer: Stages + Sized {
         self.parameters().map(|p| p.shape().0 * p.shape().1).sum()
     }
 
-    /// Drops what only training needs (half of the memory of the weights).
-    fn freeze(&mut self) {
-        for i in 0..self.affine_count() {
-            if let Some(affine) = self.affine_mut(i) {
-                affine.weights_mut().freeze();
-            }
-        }
-    }
-
-    /// Undoes [`Layer::freeze`].
-    ///
-    /// # Errors
-    /// [`Error::Overflow`] if a size overflows.
-    fn thaw(&mut self) -> Result<(), Error> {
-        (0..self.affine_count())
-            .try_for_each(|i| self.affine_mut(i).map_or(Ok(()), |affine| affine.weights_mut().thaw()))
-    }
-
     /// y = f(x), nothing kept. x: `n x inputs`, y: `n x outputs`; any strides, any n, 0 included.
     ///
     /// # Errors
@@ -130,7 +112,7 @@ impl<L: Layer> Pass<'_, L> {
     ///
     /// # Errors
     /// [`Error::Shape`] naming `dy` or `dx`, [`Error::Mismatch`] if `grads` was made for another network,
-    /// [`Error::Frozen`] if the layer is, [`Error::Overflow`]. Outputs are then untouched.
+    /// [`Error::Overflow`]. Outputs are then untouched.
     pub fn backward(
         self,
         dy: MatRef<'_>,
@@ -169,11 +151,6 @@ impl<L: Layer> Pass<'_, L> {
             expect_shape("dx", (self.rows, self.layer.inputs()), dx.shape())?;
         }
         grads.check("grads", self.layer)?;
-        for index in 0..self.layer.affine_count() {
-            if self.layer.affine(index).is_some_and(|a| a.weights().is_frozen()) {
-                return Err(Error::Frozen { index });
-            }
-        }
         if let Some(norms) = &mut norms {
             norms.resize(self.layer.len(), 0.0);
         }

@@ -182,4 +182,28 @@ impl Simd for Avx2 {
             _mm256_mul_ps(_mm256_mul_ps(v, power(half)), power(_mm256_sub_epi32(n, half)))
         }
     }
+    #[inline(always)]
+    fn transpose(self, from: &[f32; 256], to: &mut [f32; 256]) {
+        // SAFETY: reads of four floats at i * 16 + j and writes of eight, i < 16 and j <= 12 or 8: inside the two arrays of 256.
+        // The rest is register-only, see above.
+        unsafe {
+            let half = |i: usize, j: usize| _mm_loadu_ps(from.as_ptr().add(i * 16 + j));
+            for i in [0, 8] {
+                for j in [0, 4, 8, 12] {
+                    // 4 x 4 blocks in the two lanes: rows i .. i + 4 in the lower, i + 4 .. i + 8 in the upper.
+                    let row = |r: usize| {
+                        _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(half(i + r, j)), half(i + 4 + r, j))
+                    };
+                    let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+                    let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+                    let (ab_high, cd_high) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+                    let mut store = |r: usize, v| _mm256_storeu_ps(to.as_mut_ptr().add((j + r) * 16 + i), v);
+                    store(0, _mm256_shuffle_ps::<0x44>(ab, cd));
+                    store(1, _mm256_shuffle_ps::<0xee>(ab, cd));
+                    store(2, _mm256_shuffle_ps::<0x44>(ab_high, cd_high));
+                    store(3, _mm256_shuffle_ps::<0xee>(ab_high, cd_high));
+                }
+            }
+        }
+    }
 }

@@ -169,4 +169,26 @@ impl Simd for Neon {
             vmulq_f32(vmulq_f32(v, power(half)), power(vsubq_s32(n, half)))
         }
     }
+    #[inline(always)]
+    fn transpose(self, from: &[f32; 256], to: &mut [f32; 256]) {
+        // SAFETY: reads and writes of four floats at i * 16 + j with i < 16, j <= 12: inside the two arrays of 256. The rest is
+        // register-only, see above.
+        unsafe {
+            for i in [0, 4, 8, 12] {
+                for j in [0, 4, 8, 12] {
+                    let row = |r: usize| vld1q_f32(from.as_ptr().add((i + r) * 16 + j));
+                    let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+                    // Pairs of columns 0 and 2 (even), 1 and 3 (odd), of rows a b and c d.
+                    let even = (vreinterpretq_f64_f32(vtrn1q_f32(a, b)), vreinterpretq_f64_f32(vtrn1q_f32(c, d)));
+                    let odd = (vreinterpretq_f64_f32(vtrn2q_f32(a, b)), vreinterpretq_f64_f32(vtrn2q_f32(c, d)));
+                    let mut store =
+                        |r: usize, v| vst1q_f32(to.as_mut_ptr().add((j + r) * 16 + i), vreinterpretq_f32_f64(v));
+                    store(0, vtrn1q_f64(even.0, even.1));
+                    store(1, vtrn1q_f64(odd.0, odd.1));
+                    store(2, vtrn2q_f64(even.0, even.1));
+                    store(3, vtrn2q_f64(odd.0, odd.1));
+                }
+            }
+        }
+    }
 }
