@@ -85,6 +85,21 @@ impl<'a> Factor<'a> {
     }
 }
 
+impl Factor<'_> {
+    /// Where rows `k0 .. k0 + kc` of panels `p .. p + np` are stored: the first line, the lines in one piece, and how far it is to
+    /// the next piece, in floats.
+    #[inline(always)]
+    pub(super) fn source(&self, (k0, kc): (usize, usize), (p, np): (usize, usize)) -> (*const f32, usize, usize) {
+        let (row, panel) = (self.first_row + k0, self.first_panel + p);
+        let (first, piece) = if self.transposed {
+            (row / PANEL * self.matrix.stride() + panel * PANEL * PANEL, np * PANEL)
+        } else {
+            (panel * self.matrix.stride() + row * PANEL, kc)
+        };
+        (self.matrix.data().as_ptr().wrapping_add(first), piece.max(1), self.matrix.stride())
+    }
+}
+
 /// Panels that are asked for ahead of the one being transposed: 2 to 8 KiB each, some hundred cycles apart.
 const PREFETCH: usize = 4;
 

@@ -5,7 +5,7 @@
 
 use super::cells::{In, Out};
 use super::factor::Factor;
-use super::micro::{AlongColumns, DownRows, Operands, Walk, chain};
+use super::micro::{Ahead, AlongColumns, DownRows, Operands, Walk, chain};
 use super::panels::{PANEL, PanelRef, panels};
 use crate::epilogue::{Acc, Epilogue, Finish, Op, Store, WithFinish};
 use crate::simd::{Isa, Kernel, Simd};
@@ -126,15 +126,23 @@ impl<O: Op> Kernel for Gemm<'_, Finish<'_, O>> {
             let kc = depth.min(k - k0);
             let last = k0 + kc == k;
             let start = if k0 == 0 { self.start } else { Start::Continue };
+            let tiles = m.div_ceil(S::MR);
             for (p, np) in pieces(n_panels, max_np) {
                 let (b, b_panel) = self.b.window(s, (k0, kc), (p, np), self.pack);
-                for (i, mr) in pieces(m, S::MR) {
+                let next = np.min(n_panels - p - np);
+                for (t, (i, mr)) in pieces(m, S::MR).enumerate() {
+                    let ahead = if next > 0 {
+                        Ahead::new(self.b.source((k0, kc), (p + np, next)), next * kc, (t, tiles), kc)
+                    } else {
+                        Ahead::NONE
+                    };
                     let operands = Operands {
                         k: kc,
                         a: self.a.data().as_ptr().wrapping_add((k0 / PANEL) * self.a.stride() + i * PANEL),
                         a_run: self.a.stride(),
                         b,
                         b_panel,
+                        ahead,
                     };
                     // SAFETY: `window` gave rows k0 .. k0 + kc of panels p .. p + np of b; i + mr <= m = rows of a; columns
                     // k0 .. k0 + kc exist in a. `chain` reads exactly these.
@@ -164,6 +172,7 @@ impl Kernel for GradGemm<'_, Out<'_>> {
                         a_run: PANEL * PANEL,
                         b: self.b.data().as_ptr().wrapping_add(p * self.b.stride()),
                         b_panel: self.b.stride(),
+                        ahead: Ahead::NONE,
                     };
                     let at = (q * PANEL + lane, p);
                     // SAFETY: `grad_gemm` asserted that a and b have k rows; lane + mr <= 16 stays in panel q of a;

@@ -38,8 +38,59 @@ impl Walk for DownRows {
     const K: usize = PANEL;
 }
 
-/// Rows of a panel, a cache line each, that are asked for ahead of the one in use.
-const PREFETCH: usize = 16;
+/// Memory that a later tile will read, asked for while this one computes: `segment` lines in one piece, then as many a `stride`
+/// further on, and so on.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    /// The next line.
+    at: *const f32,
+    /// Lines left in this segment.
+    left: usize,
+    segment: usize,
+    /// From the last line of a segment to the first of the next, in floats.
+    skip: usize,
+    /// Lines asked for with each run of 16 k.
+    lines: usize,
+}
+
+impl Ahead {
+    /// Nothing.
+    pub(crate) const NONE: Self = Self { at: std::ptr::null(), left: 0, segment: 0, skip: 0, lines: 0 };
+
+    /// Part `part` of `parts` of `total` lines that start at `base`, during a chain of `k`.
+    #[inline(always)]
+    pub(crate) fn new(
+        (base, segment, stride): (*const f32, usize, usize),
+        total: usize,
+        (part, parts): (usize, usize),
+        k: usize,
+    ) -> Self {
+        let first = part * total / parts;
+        let lines = (total.div_ceil(parts)).div_ceil(k.div_ceil(PANEL));
+        let (whole, within) = (first / segment, first % segment);
+        Self {
+            at: base.wrapping_add(whole * stride + within * PANEL),
+            left: segment - within,
+            segment,
+            skip: stride.wrapping_sub(segment * PANEL),
+            lines,
+        }
+    }
+
+    /// Asks for the lines of one run.
+    #[inline(always)]
+    fn ask<S: Simd>(&mut self, s: S) {
+        for _ in 0..self.lines {
+            s.prefetch(self.at);
+            self.at = self.at.wrapping_add(PANEL);
+            self.left -= 1;
+            if self.left == 0 {
+                self.at = self.at.wrapping_add(self.skip);
+                self.left = self.segment;
+            }
+        }
+    }
+}
 
 /// The operands of one tile.
 #[derive(Clone, Copy)]
@@ -54,6 +105,8 @@ pub(crate) struct Operands {
     pub(crate) b: *const f32,
     /// From a panel to the next, in floats.
     pub(crate) b_panel: usize,
+    /// What to ask for meanwhile.
+    pub(crate) ahead: Ahead,
 }
 
 /// acc[i][p] = fma(a[i, k], b[k, p], acc[i][p]) for k in 0..K, in order.
@@ -67,18 +120,18 @@ pub(crate) unsafe fn chain<S: Simd, W: Walk, const MR: usize, const NP: usize>(
     operands: Operands,
     mut acc: [[S::Row; NP]; MR],
 ) -> [[S::Row; NP]; MR] {
-    let Operands { k, a, a_run, b, b_panel } = operands;
+    let Operands { k, a, a_run, b, b_panel, mut ahead } = operands;
     let vectors = const { PANEL.div_ceil(S::LANES) };
     let (mut a, mut b, mut left) = (a, b, k);
     while left > 0 {
         let run = left.min(PANEL);
+        ahead.ask(s);
         let mut ak = a;
         for _ in 0..run {
             let mut line = [s.row(s.splat(0.0)); NP];
             for p in 0..NP {
                 // SAFETY: the caller vouches for 16 floats at b + p * b_panel for this k.
                 line[p] = unsafe { load_row(s, b.add(p * b_panel)) };
-                s.prefetch(b.wrapping_add(p * b_panel + PREFETCH * PANEL));
             }
             for i in 0..MR {
                 // SAFETY: the caller vouches for this element.
