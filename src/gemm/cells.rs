@@ -1,6 +1,6 @@
 //! Cells: where tiles are written to and read from, in panels or in the caller's row-major matrix alike.
 
-use super::micro::{load_row, store_row};
+use super::micro::{Ahead, load_row, store_row};
 use super::panels::{PANEL, PanelMut, PanelRef};
 use crate::mat::RowsMut;
 use crate::simd::Simd;
@@ -123,6 +123,12 @@ impl<const MR: usize, const NP: usize> WindowMut<'_, MR, NP> {
 }
 
 impl Out<'_> {
+    /// `mr` rows from row `i` of the panels from panel `p` on, to be asked for by so many lines at a time. Only for cells in panels.
+    #[inline(always)]
+    pub(super) fn ahead(&self, (i, p): (usize, usize), mr: usize, lines: usize) -> Ahead {
+        Ahead::new(self.data.as_ptr().wrapping_add(i * self.row + p * self.panel), mr, self.panel, lines)
+    }
+
     pub(crate) fn reborrow(&mut self) -> Out<'_> {
         Cells { data: self.data, ..*self }
     }

@@ -9,6 +9,7 @@
 //! for an element against 6 rows / 32, some 1.7 % for 128 rows, where a copy that is remade after every step of the optimiser costs
 //! as much in arithmetic and moves three times the bytes of the weights, through caches that they may not fit.
 
+use super::micro::Ahead;
 use super::panels::{PANEL, PanelRef, panels};
 use crate::simd::{Kernel, Simd};
 
@@ -86,17 +87,17 @@ impl<'a> Factor<'a> {
 }
 
 impl Factor<'_> {
-    /// Where rows `k0 .. k0 + kc` of panels `p .. p + np` are stored: the first line, the lines in one piece, and how far it is to
-    /// the next piece, in floats.
+    /// Where rows `k0 .. k0 + kc` of panels `p .. p + np` are stored, to be asked for in `tiles` chains of length `kc`.
     #[inline(always)]
-    pub(super) fn source(&self, (k0, kc): (usize, usize), (p, np): (usize, usize)) -> (*const f32, usize, usize) {
+    pub(super) fn ahead(&self, (k0, kc): (usize, usize), (p, np): (usize, usize), tiles: usize) -> Ahead {
         let (row, panel) = (self.first_row + k0, self.first_panel + p);
         let (first, piece) = if self.transposed {
             (row / PANEL * self.matrix.stride() + panel * PANEL * PANEL, np * PANEL)
         } else {
             (panel * self.matrix.stride() + row * PANEL, kc)
         };
-        (self.matrix.data().as_ptr().wrapping_add(first), piece.max(1), self.matrix.stride())
+        let at = self.matrix.data().as_ptr().wrapping_add(first);
+        Ahead::new(at, piece, self.matrix.stride(), (np * PANEL).div_ceil(tiles.max(1)))
     }
 }
 

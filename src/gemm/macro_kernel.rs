@@ -121,32 +121,27 @@ impl<O: Op> Kernel for Gemm<'_, Finish<'_, O>> {
         // Few rows do little with a panel: it should not leave L1 between being transposed and being used.
         let room = if m <= FEW_ROWS { PACK / 4 } else { PACK };
         let depth = if self.b.is_transposed() { self.depth.min(room / (max_np * PANEL)) } else { self.depth };
+        let tiles = m.div_ceil(S::MR);
         let mut k0 = 0;
         loop {
             let kc = depth.min(k - k0);
             let last = k0 + kc == k;
             let start = if k0 == 0 { self.start } else { Start::Continue };
-            let tiles = m.div_ceil(S::MR);
             for (p, np) in pieces(n_panels, max_np) {
                 let (b, b_panel) = self.b.window(s, (k0, kc), (p, np), self.pack);
-                let next = np.min(n_panels - p - np);
-                for (t, (i, mr)) in pieces(m, S::MR).enumerate() {
-                    let ahead = if next > 0 {
-                        Ahead::new(self.b.source((k0, kc), (p + np, next)), next * kc, (t, tiles), kc)
-                    } else {
-                        Ahead::NONE
-                    };
-                    let operands = Operands {
-                        k: kc,
-                        a: self.a.data().as_ptr().wrapping_add((k0 / PANEL) * self.a.stride() + i * PANEL),
-                        a_run: self.a.stride(),
-                        b,
-                        b_panel,
-                        ahead,
-                    };
+                let mut strip = Strip {
+                    a: self.a.data().as_ptr().wrapping_add((k0 / PANEL) * self.a.stride()),
+                    operands: Operands { k: kc, a_stride: self.a.stride(), b, b_panel },
+                    ahead: self.b.ahead((k0, kc), (p + np, np.min(n_panels - p - np)), tiles),
+                    start,
+                    panel: p,
+                    last,
+                    epilogue: &mut self.epilogue,
+                };
+                for (i, mr) in pieces(m, S::MR) {
                     // SAFETY: `window` gave rows k0 .. k0 + kc of panels p .. p + np of b; i + mr <= m = rows of a; columns
                     // k0 .. k0 + kc exist in a. `chain` reads exactly these.
-                    unsafe { tile::<S, AlongColumns, O>(s, mr, np, operands, start, (i, p), last, &mut self.epilogue) };
+                    unsafe { tile::<S, AlongColumns, O>(s, mr, np, &mut strip, i) };
                 }
             }
             k0 += kc;
@@ -163,48 +158,64 @@ impl Kernel for GradGemm<'_, Out<'_>> {
     fn run<S: Simd>(self, s: S) {
         let (rows, k) = (self.a.cols(), self.a.rows());
         let mut epilogue = Finish::<Store>::store(self.epilogue);
+        // The next tile's part of the gradient, which its chains go on from, comes from L2 or from beyond.
+        let lines = (S::GRAD_MR * S::GRAD_NP).div_ceil(k.div_ceil(PANEL).max(1));
         for (p, np) in pieces(panels(self.b.cols()), S::GRAD_NP) {
+            let mut strip = Strip {
+                a: self.a.data().as_ptr(),
+                operands: Operands {
+                    k,
+                    a_stride: self.a.stride(),
+                    b: self.b.data().as_ptr().wrapping_add(p * self.b.stride()),
+                    b_panel: self.b.stride(),
+                },
+                ahead: epilogue.out.ahead((0, p), 1, 0),
+                start: self.start,
+                panel: p,
+                last: true,
+                epilogue: &mut epilogue,
+            };
             for q in 0..panels(rows) {
                 for (lane, mr) in pieces(PANEL.min(rows - q * PANEL), S::GRAD_MR) {
-                    let operands = Operands {
-                        k,
-                        a: self.a.data().as_ptr().wrapping_add(q * self.a.stride() + lane),
-                        a_run: PANEL * PANEL,
-                        b: self.b.data().as_ptr().wrapping_add(p * self.b.stride()),
-                        b_panel: self.b.stride(),
-                        ahead: Ahead::NONE,
-                    };
-                    let at = (q * PANEL + lane, p);
+                    let row = q * PANEL + lane;
+                    strip.ahead = strip.epilogue.out.ahead((row + mr, p), mr, lines);
                     // SAFETY: `grad_gemm` asserted that a and b have k rows; lane + mr <= 16 stays in panel q of a;
                     // p + np <= panels of b. `chain` reads exactly these.
-                    unsafe { tile::<S, DownRows, Store>(s, mr, np, operands, self.start, at, true, &mut epilogue) };
+                    unsafe { tile::<S, DownRows, Store>(s, mr, np, &mut strip, row) };
                 }
             }
         }
     }
 }
 
-/// One tile of `mr` rows and `np` panels: picks the function compiled for that size.
+/// What the tiles of one group of panels have in common.
+///
+/// A tile gets it by reference, and its row: two registers. Arguments through memory cost a twentieth of the time of a tile that
+/// had just stored its rows to a cold output: they are copied by vector loads, which cannot be served by the narrow stores before
+/// them until all older stores have left for the cache.
+struct Strip<'t, 'e, O> {
+    /// Element (0, first k) of the broadcast operand.
+    a: *const f32,
+    operands: Operands,
+    ahead: Ahead,
+    start: Start<'t>,
+    panel: usize,
+    /// Whether this is the last k block: the epilogue follows.
+    last: bool,
+    epilogue: &'t mut Finish<'e, O>,
+}
+
+/// The tile of `mr` rows from `row` on and `np` panels: picks the function compiled for that size.
 ///
 /// # Safety
-/// As [`chain`] for these operands, with MR = `mr`, NP = `np`.
+/// As [`chain`] for the operands of this tile, with MR = `mr`, NP = `np`.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "the one place where run-time sizes become constants")]
-unsafe fn tile<S: Simd, W: Walk, O: Op>(
-    s: S,
-    mr: usize,
-    np: usize,
-    operands: Operands,
-    start: Start<'_>,
-    at: (usize, usize),
-    last: bool,
-    epilogue: &mut Finish<'_, O>,
-) {
+unsafe fn tile<S: Simd, W: Walk, O: Op>(s: S, mr: usize, np: usize, strip: &mut Strip<'_, '_, O>, row: usize) {
     // `const` conditions: sizes that an instruction set does not use are not compiled for it.
     macro_rules! sizes {
         ($($mr:literal x $np:literal if $wanted:expr;)*) => {$(
             if const { $wanted($mr, $np) } && mr == $mr && np == $np {
-                return s.call(Tile::<W, O, $mr, $np> { operands, start, at, last, epilogue, walk: std::marker::PhantomData });
+                return s.call(Tile::<W, O, $mr, $np> { strip, row, walk: std::marker::PhantomData });
             }
         )*};
     }
@@ -243,21 +254,19 @@ unsafe fn tile<S: Simd, W: Walk, O: Op>(
 }
 
 /// One tile as a function of its own: start, chain, epilogue, all in registers.
-struct Tile<'t, 'e, W, O, const MR: usize, const NP: usize> {
-    operands: Operands,
-    start: Start<'t>,
-    at: (usize, usize),
-    last: bool,
-    epilogue: &'t mut Finish<'e, O>,
+struct Tile<'s, 't, 'e, W, O, const MR: usize, const NP: usize> {
+    strip: &'s mut Strip<'t, 'e, O>,
+    row: usize,
     walk: std::marker::PhantomData<W>,
 }
 
-impl<W: Walk, O: Op, const MR: usize, const NP: usize> Kernel for Tile<'_, '_, W, O, MR, NP> {
+impl<W: Walk, O: Op, const MR: usize, const NP: usize> Kernel for Tile<'_, '_, '_, W, O, MR, NP> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { operands, start, at: (i0, p0), last, epilogue, .. } = self;
-        let acc = match start {
+        let Self { strip, row: i0, .. } = self;
+        let p0 = strip.panel;
+        let acc = match strip.start {
             Start::Zero => [[s.row(s.splat(0.0)); NP]; MR],
             Start::Bias(bias) => {
                 // One row of bias for every row of the tile.
@@ -274,14 +283,15 @@ impl<W: Walk, O: Op, const MR: usize, const NP: usize> Kernel for Tile<'_, '_, W
                 }
                 acc
             }
-            Start::Continue => resume(s, &epilogue.out, i0, p0),
+            Start::Continue => resume(s, &strip.epilogue.out, i0, p0),
         };
+        let a = strip.a.wrapping_add(W::offset(i0, strip.operands.a_stride));
         // SAFETY: `tile`, the only maker of `Tile`s, passes on its caller's promise for these operands and sizes.
-        let acc = unsafe { chain::<S, W, MR, NP>(s, operands, acc) };
-        if last {
-            epilogue.tile::<S, MR, NP>(s, acc, i0, p0);
+        let acc = unsafe { chain::<S, W, MR, NP>(s, a, &strip.operands, &mut strip.ahead, acc) };
+        if strip.last {
+            strip.epilogue.tile::<S, MR, NP>(s, acc, i0, p0);
         } else {
-            Finish::<Store>::store(epilogue.out.reborrow()).tile::<S, MR, NP>(s, acc, i0, p0);
+            Finish::<Store>::store(strip.epilogue.out.reborrow()).tile::<S, MR, NP>(s, acc, i0, p0);
         }
     }
 }

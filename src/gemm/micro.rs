@@ -20,6 +20,10 @@ pub(crate) trait Walk {
     const ROW: usize;
     /// From k to k + 1, inside a run of 16 k.
     const K: usize;
+    /// From a run of 16 k to the next, where panels lie `stride` apart.
+    fn run(stride: usize) -> usize;
+    /// From row 0 of the operand to row `i`.
+    fn offset(i: usize, stride: usize) -> usize;
 }
 
 /// k runs along the columns of a panel matrix, the tile's rows are its rows: forward and input-gradient GEMMs. After 16 columns
@@ -28,6 +32,14 @@ pub(crate) struct AlongColumns;
 impl Walk for AlongColumns {
     const ROW: usize = PANEL;
     const K: usize = 1;
+    #[inline(always)]
+    fn run(stride: usize) -> usize {
+        stride
+    }
+    #[inline(always)]
+    fn offset(i: usize, _: usize) -> usize {
+        i * PANEL
+    }
 }
 
 /// k runs down the rows of a panel, the tile's rows are up to 16 of its columns: weight gradients, a transpose without moving
@@ -36,45 +48,35 @@ pub(crate) struct DownRows;
 impl Walk for DownRows {
     const ROW: usize = 1;
     const K: usize = PANEL;
+    #[inline(always)]
+    fn run(_: usize) -> usize {
+        PANEL * PANEL
+    }
+    #[inline(always)]
+    fn offset(i: usize, stride: usize) -> usize {
+        i / PANEL * stride + i % PANEL
+    }
 }
 
-/// Memory that a later tile will read, asked for while this one computes: `segment` lines in one piece, then as many a `stride`
-/// further on, and so on.
+/// Memory that later tiles will read, asked for while these compute: pieces of some lines, a stride apart.
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead {
     /// The next line.
     at: *const f32,
-    /// Lines left in this segment.
+    /// Lines left in this piece.
     left: usize,
-    segment: usize,
-    /// From the last line of a segment to the first of the next, in floats.
-    skip: usize,
+    /// Lines in a piece.
+    piece: usize,
+    /// From the end of a piece to the start of the next, in floats.
+    gap: usize,
     /// Lines asked for with each run of 16 k.
     lines: usize,
 }
 
 impl Ahead {
-    /// Nothing.
-    pub(crate) const NONE: Self = Self { at: std::ptr::null(), left: 0, segment: 0, skip: 0, lines: 0 };
-
-    /// Part `part` of `parts` of `total` lines that start at `base`, during a chain of `k`.
-    #[inline(always)]
-    pub(crate) fn new(
-        (base, segment, stride): (*const f32, usize, usize),
-        total: usize,
-        (part, parts): (usize, usize),
-        k: usize,
-    ) -> Self {
-        let first = part * total / parts;
-        let lines = (total.div_ceil(parts)).div_ceil(k.div_ceil(PANEL));
-        let (whole, within) = (first / segment, first % segment);
-        Self {
-            at: base.wrapping_add(whole * stride + within * PANEL),
-            left: segment - within,
-            segment,
-            skip: stride.wrapping_sub(segment * PANEL),
-            lines,
-        }
+    /// Pieces of `piece` lines from `at` on, `stride` floats apart, `lines` of them with each run of 16 k.
+    pub(crate) fn new(at: *const f32, piece: usize, stride: usize, lines: usize) -> Self {
+        Self { at, left: piece, piece, gap: stride.wrapping_sub(piece * PANEL), lines }
     }
 
     /// Asks for the lines of one run.
@@ -83,44 +85,43 @@ impl Ahead {
         for _ in 0..self.lines {
             s.prefetch(self.at);
             self.at = self.at.wrapping_add(PANEL);
-            self.left -= 1;
+            self.left = self.left.wrapping_sub(1);
             if self.left == 0 {
-                self.at = self.at.wrapping_add(self.skip);
-                self.left = self.segment;
+                self.at = self.at.wrapping_add(self.gap);
+                self.left = self.piece;
             }
         }
     }
 }
 
-/// The operands of one tile.
+/// The operands of the tiles of one group of panels.
 #[derive(Clone, Copy)]
 pub(crate) struct Operands {
     /// Length of the chain.
     pub(crate) k: usize,
-    /// Element (row 0, k 0) of the broadcast operand.
-    pub(crate) a: *const f32,
-    /// From a run of 16 k to the next, in floats.
-    pub(crate) a_run: usize,
+    /// From a panel of the broadcast operand to the next, in floats.
+    pub(crate) a_stride: usize,
     /// Row k = 0 of the first panel of the vector operand.
     pub(crate) b: *const f32,
     /// From a panel to the next, in floats.
     pub(crate) b_panel: usize,
-    /// What to ask for meanwhile.
-    pub(crate) ahead: Ahead,
 }
 
-/// acc[i][p] = fma(a[i, k], b[k, p], acc[i][p]) for k in 0..K, in order.
+/// acc[i][p] = fma(a[i, k], b[k, p], acc[i][p]) for k in 0..K, in order; `a` points to element (row 0 of the tile, k = 0) of the
+/// broadcast operand.
 ///
 /// # Safety
-/// Readable: `a + (k / 16) * a_run + (k % 16) * W::K + i * W::ROW` for all k < K, i < MR, and 16 floats at
+/// Readable: `a + (k / 16) * W::run(a_stride) + (k % 16) * W::K + i * W::ROW` for all k < K, i < MR, and 16 floats at
 /// `b + p * b_panel + k * 16` for all k < K, p < NP.
 #[inline(always)]
 pub(crate) unsafe fn chain<S: Simd, W: Walk, const MR: usize, const NP: usize>(
     s: S,
-    operands: Operands,
+    a: *const f32,
+    operands: &Operands,
+    ahead: &mut Ahead,
     mut acc: [[S::Row; NP]; MR],
 ) -> [[S::Row; NP]; MR] {
-    let Operands { k, a, a_run, b, b_panel, mut ahead } = operands;
+    let Operands { k, a_stride, b, b_panel } = *operands;
     let vectors = const { PANEL.div_ceil(S::LANES) };
     let (mut a, mut b, mut left) = (a, b, k);
     while left > 0 {
@@ -147,7 +148,7 @@ pub(crate) unsafe fn chain<S: Simd, W: Walk, const MR: usize, const NP: usize>(
             ak = ak.wrapping_add(W::K);
             b = b.wrapping_add(PANEL);
         }
-        a = a.wrapping_add(a_run);
+        a = a.wrapping_add(W::run(a_stride));
         left -= run;
     }
     acc
