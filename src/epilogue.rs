@@ -27,12 +27,20 @@ pub(crate) enum Epilogue<'a> {
 
 /// An [`Epilogue`] as kernels take it: an operation compiled into the tile, and a loop after it.
 pub(crate) struct Finish<'a, O> {
+    pub(crate) target: Target<'a>,
+    op: PhantomData<O>,
+}
+
+/// What an epilogue reads and writes.
+pub(crate) struct Target<'a> {
     /// Where the tile is stored; chains cut into k blocks wait here too.
     pub(crate) out: Out<'a>,
     /// The second operand of the operation.
     aux: Option<In<'a>>,
     after: After<'a>,
-    op: PhantomData<O>,
+    /// The tile at hand, for the loop after it. Set before its chains run: arguments that have just been written wait for the
+    /// stores of the tile.
+    range: Range,
 }
 
 impl<'a> Finish<'a, Store> {
@@ -165,8 +173,14 @@ enum After<'a> {
     },
 }
 
-/// First row, rows, first panel, panels.
-type Range = (usize, usize, usize, usize);
+/// Part of a matrix: some rows of some panels.
+#[derive(Debug, Clone, Copy)]
+struct Range {
+    row: usize,
+    rows: usize,
+    panel: usize,
+    panels: usize,
+}
 
 /// The accumulators of a tile: `MR` rows of `NP` panels.
 pub(crate) type Acc<S, const MR: usize, const NP: usize> = [[<S as Simd>::Row; NP]; MR];
@@ -174,7 +188,14 @@ pub(crate) type Acc<S, const MR: usize, const NP: usize> = [[<S as Simd>::Row; N
 impl<'a, O: Op> Finish<'a, O> {
     #[inline(always)]
     fn new(out: Out<'a>, aux: Option<In<'a>>, after: After<'a>) -> Self {
-        Self { out, aux, after, op: PhantomData }
+        let range = Range { row: 0, rows: 0, panel: 0, panels: 0 };
+        Self { target: Target { out, aux, after, range }, op: PhantomData }
+    }
+
+    /// Announces the tile at row `i0`, panel `p0`.
+    #[inline(always)]
+    pub(crate) fn begin<const MR: usize, const NP: usize>(&mut self, i0: usize, p0: usize) {
+        self.target.range = Range { row: i0, rows: MR, panel: p0, panels: NP };
     }
 
     /// Finishes the tile at row `i0`, panel `p0`.
@@ -186,9 +207,10 @@ impl<'a, O: Op> Finish<'a, O> {
         i0: usize,
         p0: usize,
     ) {
+        let Target { out, aux, .. } = &mut self.target;
         if O::AUX {
-            let aux = self.aux.and_then(|aux| aux.window::<MR, NP>(i0, p0));
-            match (aux, self.out.window_mut::<MR, NP>(i0, p0)) {
+            let aux = aux.and_then(|aux| aux.window::<MR, NP>(i0, p0));
+            match (aux, out.window_mut::<MR, NP>(i0, p0)) {
                 (Some(aux), Some(mut out)) => {
                     for i in 0..MR {
                         for p in 0..NP {
@@ -196,42 +218,39 @@ impl<'a, O: Op> Finish<'a, O> {
                         }
                     }
                 }
-                _ => self.edge::<S, MR, NP>(s, acc, i0, p0),
+                _ => self.edge::<S, MR, NP>(s, acc),
             }
-        } else if let Some(mut out) = self.out.window_mut::<MR, NP>(i0, p0) {
+        } else if let Some(mut out) = out.window_mut::<MR, NP>(i0, p0) {
             for i in 0..MR {
                 for p in 0..NP {
                     out.store(s, i, p, O::row(s, acc[i][p], acc[i][p]));
                 }
             }
         } else {
-            self.edge::<S, MR, NP>(s, acc, i0, p0);
+            self.edge::<S, MR, NP>(s, acc);
         }
-        if !matches!(self.after, After::Nothing) {
-            s.call(AfterTile { out: &mut self.out, after: &mut self.after, range: (i0, MR, p0, NP) });
+        if !matches!(self.target.after, After::Nothing) {
+            s.call(AfterTile { target: &mut self.target });
         }
     }
 
     /// A tile whose last panel is cut: through memory, in a function of its own.
     #[inline(always)]
-    fn edge<S: Simd, const MR: usize, const NP: usize>(&mut self, s: S, acc: Acc<S, MR, NP>, i0: usize, p0: usize) {
+    fn edge<S: Simd, const MR: usize, const NP: usize>(&mut self, s: S, acc: Acc<S, MR, NP>) {
         let mut tile = [[[0.0; PANEL]; NP]; MR];
         for i in 0..MR {
             for p in 0..NP {
                 store_cells(s, &mut tile[i][p], acc[i][p]);
             }
         }
-        let range = (i0, MR, p0, NP);
-        s.call(EdgeTile::<O> { tile: tile.as_flattened(), out: &mut self.out, aux: &self.aux, range, op: PhantomData });
+        s.call(EdgeTile::<O> { tile: tile.as_flattened(), target: &mut self.target, op: PhantomData });
     }
 }
 
 /// out = op(tile, aux), cell by cell.
 struct EdgeTile<'t, 'a, O> {
     tile: &'t [[f32; PANEL]],
-    out: &'t mut Out<'a>,
-    aux: &'t Option<In<'a>>,
-    range: Range,
+    target: &'t mut Target<'a>,
     op: PhantomData<O>,
 }
 
@@ -239,12 +258,12 @@ impl<O: Op> Kernel for EdgeTile<'_, '_, O> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (i0, rows, p0, panels) = self.range;
-        for i in 0..rows {
-            for p in 0..panels {
-                let acc = load_cells(s, &self.tile[i * panels + p]);
-                let aux = self.aux.as_ref().map_or(acc, |aux| load_cells(s, aux.at(i0 + i, p0 + p)));
-                store_cells(s, self.out.at(i0 + i, p0 + p), O::row(s, acc, aux));
+        let Target { out, aux, range: Range { row, rows, panel, panels }, .. } = self.target;
+        for i in 0..*rows {
+            for p in 0..*panels {
+                let acc = load_cells(s, &self.tile[i * *panels + p]);
+                let aux = aux.as_ref().map_or(acc, |aux| load_cells(s, aux.at(*row + i, *panel + p)));
+                store_cells(s, out.at(*row + i, *panel + p), O::row(s, acc, aux));
             }
         }
     }
@@ -252,37 +271,116 @@ impl<O: Op> Kernel for EdgeTile<'_, '_, O> {
 
 /// The loop after a tile.
 struct AfterTile<'t, 'a> {
-    out: &'t mut Out<'a>,
-    after: &'t mut After<'a>,
-    range: Range,
+    target: &'t mut Target<'a>,
 }
 
 impl Kernel for AfterTile<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { out, after, range: (i0, rows, p0, panels) } = self;
-        let cells = (p0..p0 + panels).flat_map(|p| (i0..i0 + rows).map(move |i| (i, p)));
+        let Target { out, after, range, .. } = self.target;
         match after {
             After::Nothing => {}
-            After::Activate { phi, to, skip } => with_act!(*phi, act => for (i, p) in cells {
-                let z = load_cells(s, out.at(i, p));
-                let mut h = zip::<S>(z, z, |z, _| act.value(s, z));
+            After::Activate { phi, to, skip } => {
+                with_act!(*phi, act => match to {
+                    None => map(s, out, None, *range, Value(act)),
+                    Some(to) => map(s, to, Some(out.as_in()), *range, ValueOf(act)),
+                });
                 if let Some(skip) = skip {
-                    h = zip::<S>(h, load_cells(s, skip.at(i, p)), |h, x| s.add(h, x));
+                    map(s, to.as_mut().unwrap_or(out), Some(*skip), *range, Add);
                 }
-                store_cells(s, to.as_mut().unwrap_or(out).at(i, p), h);
-            }),
-            After::Derive { phi, z } => with_act!(*phi, act => for (i, p) in cells {
-                let dz = zip::<S>(load_cells(s, out.at(i, p)), load_cells(s, z.at(i, p)), |g, z| s.mul(g, act.grad(s, z)));
-                store_cells(s, out.at(i, p), dz);
-            }),
+            }
+            After::Derive { phi, z } => with_act!(*phi, act => map(s, out, Some(*z), *range, TimesGrad(act))),
+        }
+    }
+}
+
+/// A function of two vectors. Not a closure: that would not be sure to be inlined, and code that is not inlined into a function of
+/// its instruction set is a call for each operation.
+trait Each: Copy {
+    fn each<S: Simd>(self, s: S, a: S::V, b: S::V) -> S::V;
+}
+
+/// phi(a)
+#[derive(Clone, Copy)]
+struct Value<A>(A);
+impl<A: Act> Each for Value<A> {
+    #[inline(always)]
+    fn each<S: Simd>(self, s: S, a: S::V, _: S::V) -> S::V {
+        self.0.value(s, a)
+    }
+}
+
+/// phi(b)
+#[derive(Clone, Copy)]
+struct ValueOf<A>(A);
+impl<A: Act> Each for ValueOf<A> {
+    #[inline(always)]
+    fn each<S: Simd>(self, s: S, _: S::V, b: S::V) -> S::V {
+        self.0.value(s, b)
+    }
+}
+
+/// a phi'(b)
+#[derive(Clone, Copy)]
+struct TimesGrad<A>(A);
+impl<A: Act> Each for TimesGrad<A> {
+    #[inline(always)]
+    fn each<S: Simd>(self, s: S, a: S::V, b: S::V) -> S::V {
+        s.mul(a, self.0.grad(s, b))
+    }
+}
+
+/// a + b
+#[derive(Clone, Copy)]
+struct Add;
+impl Each for Add {
+    #[inline(always)]
+    fn each<S: Simd>(self, s: S, a: S::V, b: S::V) -> S::V {
+        s.add(a, b)
+    }
+}
+
+/// to = f(to, from), elementwise on a range; without `from`, its value is anything.
+#[inline(always)]
+fn map<S: Simd>(s: S, to: &mut Out<'_>, from: Option<In<'_>>, range: Range, f: impl Each) {
+    let Range { row, rows, panel, panels } = range;
+    for p in panel..panel + panels {
+        // In panels, the rows of a tile are one piece of memory.
+        if const { PANEL.is_multiple_of(S::LANES) }
+            && let Some(to) = to.rows_mut(row, rows, p)
+        {
+            match from.map(|from| from.rows(row, rows, p)) {
+                None => {
+                    for to in to.chunks_exact_mut(S::LANES) {
+                        let v = s.load(to);
+                        s.store(to, f.each(s, v, v));
+                    }
+                    continue;
+                }
+                Some(Some(from)) => {
+                    for (to, from) in to.chunks_exact_mut(S::LANES).zip(from.chunks_exact(S::LANES)) {
+                        s.store(to, f.each(s, s.load(to), s.load(from)));
+                    }
+                    continue;
+                }
+                Some(None) => {}
+            }
+        }
+        for i in row..row + rows {
+            let mut a = load_cells(s, to.at(i, p));
+            let b = from.map_or(a, |from| load_cells(s, from.at(i, p)));
+            for v in 0..const { PANEL.div_ceil(S::LANES) } {
+                a.as_mut()[v] = f.each(s, a.as_ref()[v], b.as_ref()[v]);
+            }
+            store_cells(s, to.at(i, p), a);
         }
     }
 }
 
 /// dz = dz * phi'(z) over whole panels: the entry of a layer whose own output was activated.
 pub(crate) fn derive_panels(isa: Isa, phi: Activation, z: PanelRef<'_>, dz: PanelMut<'_>) {
-    let range = (0, z.rows(), 0, panels(z.cols()));
-    isa.run(AfterTile { out: &mut dz.into(), after: &mut After::Derive { phi, z: z.into() }, range });
+    let range = Range { row: 0, rows: z.rows(), panel: 0, panels: panels(z.cols()) };
+    let after = After::Derive { phi, z: z.into() };
+    isa.run(AfterTile { target: &mut Target { out: dz.into(), aux: None, after, range } });
 }

@@ -27,6 +27,12 @@ impl<D> Cells<D> {
         self.cols
     }
 
+    /// Whether the rows of panel `p` follow each other without a gap.
+    #[inline(always)]
+    fn in_one_piece(&self, p: usize) -> bool {
+        self.row == PANEL && (p + 1) * PANEL <= self.cols
+    }
+
     /// Start and length of the cells of row `i` in panel `p`.
     #[inline(always)]
     fn span(&self, i: usize, p: usize) -> (usize, usize) {
@@ -34,7 +40,14 @@ impl<D> Cells<D> {
     }
 }
 
-impl In<'_> {
+impl<'a> In<'a> {
+    /// Rows `i .. i + rows` of panel `p`, if the panel is whole and they lie in one piece.
+    #[inline(always)]
+    pub(crate) fn rows(&self, i: usize, rows: usize, p: usize) -> Option<&'a [f32]> {
+        let start = i * self.row + p * self.panel;
+        self.in_one_piece(p).then(|| &self.data[start..start + rows * PANEL])
+    }
+
     /// The up to 16 cells of row `i` in panel `p`.
     #[inline(always)]
     pub(crate) fn at(&self, i: usize, p: usize) -> &[f32] {
@@ -44,6 +57,13 @@ impl In<'_> {
 }
 
 impl Out<'_> {
+    /// Rows `i .. i + rows` of panel `p`, if the panel is whole and they lie in one piece.
+    #[inline(always)]
+    pub(crate) fn rows_mut(&mut self, i: usize, rows: usize, p: usize) -> Option<&mut [f32]> {
+        let start = i * self.row + p * self.panel;
+        self.in_one_piece(p).then(|| &mut self.data[start..start + rows * PANEL])
+    }
+
     /// The up to 16 cells of row `i` in panel `p`.
     #[inline(always)]
     pub(crate) fn at(&mut self, i: usize, p: usize) -> &mut [f32] {

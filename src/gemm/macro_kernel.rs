@@ -169,7 +169,7 @@ impl Kernel for GradGemm<'_, Out<'_>> {
                     b: self.b.data().as_ptr().wrapping_add(p * self.b.stride()),
                     b_panel: self.b.stride(),
                 },
-                ahead: epilogue.out.ahead((0, p), 1, 0),
+                ahead: epilogue.target.out.ahead((0, p), 1, 0),
                 start: self.start,
                 panel: p,
                 last: true,
@@ -178,7 +178,7 @@ impl Kernel for GradGemm<'_, Out<'_>> {
             for q in 0..panels(rows) {
                 for (lane, mr) in pieces(PANEL.min(rows - q * PANEL), S::GRAD_MR) {
                     let row = q * PANEL + lane;
-                    strip.ahead = strip.epilogue.out.ahead((row + mr, p), mr, lines);
+                    strip.ahead = strip.epilogue.target.out.ahead((row + mr, p), mr, lines);
                     // SAFETY: `grad_gemm` asserted that a and b have k rows; lane + mr <= 16 stays in panel q of a;
                     // p + np <= panels of b. `chain` reads exactly these.
                     unsafe { tile::<S, DownRows, Store>(s, mr, np, &mut strip, row) };
@@ -266,6 +266,7 @@ impl<W: Walk, O: Op, const MR: usize, const NP: usize> Kernel for Tile<'_, '_, '
     fn run<S: Simd>(self, s: S) {
         let Self { strip, row: i0, .. } = self;
         let p0 = strip.panel;
+        strip.epilogue.begin::<MR, NP>(i0, p0);
         let acc = match strip.start {
             Start::Zero => [[s.row(s.splat(0.0)); NP]; MR],
             Start::Bias(bias) => {
@@ -283,7 +284,7 @@ impl<W: Walk, O: Op, const MR: usize, const NP: usize> Kernel for Tile<'_, '_, '
                 }
                 acc
             }
-            Start::Continue => resume(s, &strip.epilogue.out, i0, p0),
+            Start::Continue => resume(s, &strip.epilogue.target.out, i0, p0),
         };
         let a = strip.a.wrapping_add(W::offset(i0, strip.operands.a_stride));
         // SAFETY: `tile`, the only maker of `Tile`s, passes on its caller's promise for these operands and sizes.
@@ -291,7 +292,9 @@ impl<W: Walk, O: Op, const MR: usize, const NP: usize> Kernel for Tile<'_, '_, '
         if strip.last {
             strip.epilogue.tile::<S, MR, NP>(s, acc, i0, p0);
         } else {
-            Finish::<Store>::store(strip.epilogue.out.reborrow()).tile::<S, MR, NP>(s, acc, i0, p0);
+            let mut wait = Finish::<Store>::store(strip.epilogue.target.out.reborrow());
+            wait.begin::<MR, NP>(i0, p0);
+            wait.tile::<S, MR, NP>(s, acc, i0, p0);
         }
     }
 }
