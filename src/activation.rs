@@ -55,7 +55,7 @@ impl Activation {
         with_act!(self, act => act.grad(One, [z])[0])
     }
 
-    /// True if phi'(z) can be told from h = phi(z) alone (it is then `derivative(h)`), so that training need not keep z.
+    /// True if phi'(z) can be told from h = phi(z) alone (it is then `derivative(h)`), so that training need not keep it.
     pub(crate) fn differentiates_from_output(self) -> bool {
         matches!(self, Activation::Identity | Activation::Relu)
     }

@@ -19,10 +19,11 @@ pub(crate) enum Epilogue<'a> {
     Store { out: Out<'a> },
     /// out = acc + skip: y = f + x forward, dx = chain + dy backward.
     AddSkip { out: Out<'a>, skip: In<'a> },
-    /// z = acc (kept if wanted), out = phi(z) (+ skip).
-    Activate { phi: Activation, z: Option<Out<'a>>, out: Out<'a>, skip: Option<In<'a>> },
-    /// out = acc * phi'(z): dZ = (dY W2) * phi'(Z), where `z` holds Z, or H for activations whose derivative H tells.
-    Derive { phi: Activation, z: In<'a>, out: Out<'a> },
+    /// out = phi(acc) (+ skip), and if wanted slope = phi'(acc), which shares most of its arithmetic with phi.
+    Activate { phi: Activation, slope: Option<Out<'a>>, out: Out<'a>, skip: Option<In<'a>> },
+    /// out = acc * phi'(Z): dZ = (dY W2) * phi'(Z). `known` is what forward kept: phi'(Z), or H for activations whose derivative H
+    /// tells.
+    Derive { phi: Activation, known: In<'a>, out: Out<'a> },
 }
 
 /// An [`Epilogue`] as kernels take it: an operation compiled into the tile, and a loop after it.
@@ -71,28 +72,28 @@ impl<'a> Epilogue<'a> {
         match self {
             Self::Store { out } => then.with(Finish::<Store>::new(out, None, After::Nothing)),
             Self::AddSkip { out, skip } => then.with(Finish::<AddSkip>::new(out, Some(skip), After::Nothing)),
-            Self::Activate { phi: Activation::Identity, z: None, out, skip: None } => {
+            Self::Activate { phi: Activation::Identity, slope: None, out, skip: None } => {
                 then.with(Finish::<Store>::new(out, None, After::Nothing));
             }
-            Self::Activate { phi: Activation::Identity, z: None, out, skip: Some(skip) } => {
+            Self::Activate { phi: Activation::Identity, slope: None, out, skip: Some(skip) } => {
                 then.with(Finish::<AddSkip>::new(out, Some(skip), After::Nothing));
             }
-            Self::Activate { phi: Activation::Relu, z: None, out, skip: None } => {
+            Self::Activate { phi: Activation::Relu, slope: None, out, skip: None } => {
                 then.with(Finish::<Relu>::new(out, None, After::Nothing));
             }
-            Self::Activate { phi, z: None, out, skip } => {
+            Self::Activate { phi, slope: None, out, skip } => {
                 then.with(Finish::<Store>::new(out, None, After::Activate { phi, to: None, skip }));
             }
-            Self::Activate { phi, z: Some(z), out, skip } => {
-                then.with(Finish::<Store>::new(z, None, After::Activate { phi, to: Some(out), skip }));
+            Self::Activate { phi, slope: Some(slope), out, skip } => {
+                then.with(Finish::<Store>::new(slope, None, After::Activate { phi, to: Some(out), skip }));
             }
             Self::Derive { phi: Activation::Identity, out, .. } => {
                 then.with(Finish::<Store>::new(out, None, After::Nothing));
             }
-            Self::Derive { phi: Activation::Relu, z, out } => {
-                then.with(Finish::<ReluMask>::new(out, Some(z), After::Nothing));
+            Self::Derive { phi: Activation::Relu, known, out } => {
+                then.with(Finish::<ReluMask>::new(out, Some(known), After::Nothing));
             }
-            Self::Derive { phi, z, out } => then.with(Finish::<Store>::new(out, None, After::Derive { phi, z })),
+            Self::Derive { known, out, .. } => then.with(Finish::<Times>::new(out, Some(known), After::Nothing)),
         }
     }
 }
@@ -157,19 +158,25 @@ impl Op for ReluMask {
     }
 }
 
+/// acc * aux
+#[derive(Clone, Copy)]
+pub(crate) struct Times;
+impl Op for Times {
+    const AUX: bool = true;
+    #[inline(always)]
+    fn row<S: Simd>(s: S, acc: S::Row, aux: S::Row) -> S::Row {
+        zip::<S>(acc, aux, |g, slope| s.mul(g, slope))
+    }
+}
+
 /// What is done to a tile once it is stored, while it is in L1.
 enum After<'a> {
     Nothing,
-    /// to = phi(out) (+ skip); without `to`, in place.
+    /// out = phi(out) (+ skip); or with `to`, to = phi(out) (+ skip) and out = phi'(out).
     Activate {
         phi: Activation,
         to: Option<Out<'a>>,
         skip: Option<In<'a>>,
-    },
-    /// out = out * phi'(z)
-    Derive {
-        phi: Activation,
-        z: In<'a>,
     },
 }
 
@@ -281,16 +288,18 @@ impl Kernel for AfterTile<'_, '_> {
         let Target { out, after, range, .. } = self.target;
         match after {
             After::Nothing => {}
-            After::Activate { phi, to, skip } => {
-                with_act!(*phi, act => match to {
-                    None => map(s, out, None, *range, Value(act)),
-                    Some(to) => map(s, to, Some(out.as_in()), *range, ValueOf(act)),
-                });
+            After::Activate { phi, to: Some(to), skip } => {
+                with_act!(*phi, act => both(s, to, out, *range, act));
                 if let Some(skip) = skip {
-                    map(s, to.as_mut().unwrap_or(out), Some(*skip), *range, Add);
+                    map(s, to, Some(*skip), *range, Add);
                 }
             }
-            After::Derive { phi, z } => with_act!(*phi, act => map(s, out, Some(*z), *range, TimesGrad(act))),
+            After::Activate { phi, to: None, skip } => {
+                with_act!(*phi, act => map(s, out, None, *range, Value(act)));
+                if let Some(skip) = skip {
+                    map(s, out, Some(*skip), *range, Add);
+                }
+            }
         }
     }
 }
@@ -311,23 +320,13 @@ impl<A: Act> Each for Value<A> {
     }
 }
 
-/// phi(b)
+/// a b
 #[derive(Clone, Copy)]
-struct ValueOf<A>(A);
-impl<A: Act> Each for ValueOf<A> {
-    #[inline(always)]
-    fn each<S: Simd>(self, s: S, _: S::V, b: S::V) -> S::V {
-        self.0.value(s, b)
-    }
-}
-
-/// a phi'(b)
-#[derive(Clone, Copy)]
-struct TimesGrad<A>(A);
-impl<A: Act> Each for TimesGrad<A> {
+struct Mul;
+impl Each for Mul {
     #[inline(always)]
     fn each<S: Simd>(self, s: S, a: S::V, b: S::V) -> S::V {
-        s.mul(a, self.0.grad(s, b))
+        s.mul(a, b)
     }
 }
 
@@ -378,9 +377,49 @@ fn map<S: Simd>(s: S, to: &mut Out<'_>, from: Option<In<'_>>, range: Range, f: i
     }
 }
 
-/// dz = dz * phi'(z) over whole panels: the entry of a layer whose own output was activated.
-pub(crate) fn derive_panels(isa: Isa, phi: Activation, z: PanelRef<'_>, dz: PanelMut<'_>) {
-    let range = Range { row: 0, rows: z.rows(), panel: 0, panels: panels(z.cols()) };
-    let after = After::Derive { phi, z: z.into() };
-    isa.run(AfterTile { target: &mut Target { out: dz.into(), aux: None, after, range } });
+/// to = phi(z) and z = phi'(z), elementwise on a range.
+#[inline(always)]
+fn both<S: Simd>(s: S, to: &mut Out<'_>, z: &mut Out<'_>, range: Range, act: impl Act) {
+    let Range { row, rows, panel, panels } = range;
+    for p in panel..panel + panels {
+        if const { PANEL.is_multiple_of(S::LANES) }
+            && let (Some(to), Some(z)) = (to.rows_mut(row, rows, p), z.rows_mut(row, rows, p))
+        {
+            for (to, z) in to.chunks_exact_mut(S::LANES).zip(z.chunks_exact_mut(S::LANES)) {
+                let v = s.load(z);
+                s.store(to, act.value(s, v));
+                s.store(z, act.grad(s, v));
+            }
+            continue;
+        }
+        for i in row..row + rows {
+            let (mut value, mut grad) = (load_cells(s, z.at(i, p)), load_cells(s, z.at(i, p)));
+            for v in 0..const { PANEL.div_ceil(S::LANES) } {
+                value.as_mut()[v] = act.value(s, value.as_ref()[v]);
+                grad.as_mut()[v] = act.grad(s, grad.as_ref()[v]);
+            }
+            store_cells(s, to.at(i, p), value);
+            store_cells(s, z.at(i, p), grad);
+        }
+    }
+}
+
+/// dz = dz * slope over whole panels: the entry of a layer whose own output was activated.
+pub(crate) fn scale_panels(isa: Isa, slope: PanelRef<'_>, dz: PanelMut<'_>) {
+    let range = Range { row: 0, rows: slope.rows(), panel: 0, panels: panels(slope.cols()) };
+    isa.run(Scale { dz: dz.into(), slope: slope.into(), range });
+}
+
+struct Scale<'a> {
+    dz: Out<'a>,
+    slope: In<'a>,
+    range: Range,
+}
+
+impl Kernel for Scale<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        map(s, &mut self.dz, Some(self.slope), self.range, Mul);
+    }
 }

@@ -18,7 +18,7 @@ use super::weight_gradients::{Slab, weight_gradients};
 use super::{Dest, Plan, Sink, Stage, Stages, wide};
 use crate::Activation;
 use crate::context::{Context, Workspace};
-use crate::epilogue::{Epilogue, derive_panels};
+use crate::epilogue::{Epilogue, scale_panels};
 use crate::error::Error;
 use crate::gemm::blocking::REGION_WORK;
 use crate::gemm::buffers::Buffer;
@@ -278,7 +278,7 @@ fn backward_rows(ctx: &Context, net: &dyn Stages, group: Group, block: BackwardB
         let (inputs, outputs) = (stage.inputs(), stage.outputs());
         let cut = stage.slots();
         let (rest, this) = tape.split_at(tape.len() - cut.total() * rows);
-        let (z, h) = this[cut.x * rows..].split_at(cut.z * rows);
+        let (slope, h) = this[cut.x * rows..].split_at(cut.slope * rows);
         let (dz, left) = std::mem::take(&mut slots).split_at_mut(stage.dz_width() * rows);
         // The gradient of the input is dy of the stage below; the first stage's is dx, the group's goes to the next group.
         let (below, left) = if index > group.low {
@@ -306,7 +306,7 @@ fn backward_rows(ctx: &Context, net: &dyn Stages, group: Group, block: BackwardB
                 } else {
                     dz.copy_from_slice(dy.data());
                     let mut dz = PanelMut::new(dz, rows, outputs);
-                    derive_panels(isa, phi, PanelRef::new(z, rows, outputs), dz.reborrow());
+                    scale_panels(isa, PanelRef::new(slope, rows, outputs), dz.reborrow());
                     PanelRef::new(dz.into_data(), rows, outputs)
                 };
                 if let Some(out) = out {
@@ -314,9 +314,10 @@ fn backward_rows(ctx: &Context, net: &dyn Stages, group: Group, block: BackwardB
                 }
             }
             Stage::Block { first, second, phi, skip } => {
-                let z = PanelRef::new(if phi.differentiates_from_output() { h } else { z }, rows, first.outputs());
+                let known = if phi.differentiates_from_output() { h } else { slope };
+                let known = PanelRef::new(known, rows, first.outputs());
                 let mut dz = PanelMut::new(dz, rows, first.outputs());
-                let operands = BlockGradient { dy, first, second, phi, z, skip };
+                let operands = BlockGradient { dy, first, second, phi, known, skip };
                 operands.run(ctx, crew, dz.reborrow(), out);
             }
         }
@@ -351,21 +352,21 @@ struct BlockGradient<'a> {
     first: &'a Affine,
     second: &'a Affine,
     phi: Activation,
-    /// Z, or H for activations whose derivative H tells.
-    z: PanelRef<'a>,
+    /// phi'(Z), or H for activations whose derivative H tells.
+    known: PanelRef<'a>,
     skip: bool,
 }
 
 impl BlockGradient<'_> {
     /// Chunk by chunk of the hidden columns, as forward; or, with several threads, the columns of one GEMM after the other.
     fn run(self, ctx: &Context, crew: &mut [Buffer], mut dz: PanelMut<'_>, out: Option<Dest<'_>>) {
-        let Self { dy, first, second, phi, z, skip } = self;
-        let (isa, depth, width) = (ctx.isa(), ctx.blocking().k_block(), z.cols());
+        let Self { dy, first, second, phi, known, skip } = self;
+        let (isa, depth, width) = (ctx.isa(), ctx.blocking().k_block(), known.cols());
         let (w1, w2) = (Factor::transposed(first.weights().view()), Factor::transposed(second.weights().view()));
         let [alone] = crew else {
             split_columns(crew, width, Dest::Panels(dz.reborrow()), None, |first, count, out, _, pack| {
                 let (b, pack) = (w2.panel_range(first, count), pack.as_mut_slice());
-                let epilogue = Epilogue::Derive { phi, z: In::from(z.panel_range(first, count)), out };
+                let epilogue = Epilogue::Derive { phi, known: In::from(known.panel_range(first, count)), out };
                 gemm(isa, Gemm { a: dy, b, start: Start::Zero, depth, pack, epilogue });
             });
             if let Some(out) = out {
@@ -379,8 +380,8 @@ impl BlockGradient<'_> {
         loop {
             let cols = chunk.min(width - c0);
             let (p0, count) = (c0 / PANEL, panels(cols));
-            let z = z.panel_range(p0, count).into();
-            let epilogue = Epilogue::Derive { phi, z, out: dz.panel_range(p0, count).into() };
+            let known = known.panel_range(p0, count).into();
+            let epilogue = Epilogue::Derive { phi, known, out: dz.panel_range(p0, count).into() };
             gemm(isa, Gemm { a: dy, b: w2.panel_range(p0, count), start: Start::Zero, depth, pack, epilogue });
             let (b, start) = (w1.rows_from(c0), if c0 == 0 { Start::Zero } else { Start::Continue });
             c0 += cols;

@@ -148,8 +148,8 @@ fn forward_rows(
             cut = None;
             next_x = if last { &mut [][..] } else { &mut there[..len(stage.outputs())] };
         }
-        let (x, z, h) = match cut {
-            Some(cut) => (cut.x, (!cut.z.is_empty()).then_some(cut.z), cut.h),
+        let (x, slope, h) = match cut {
+            Some(cut) => (cut.x, (!cut.slope.is_empty()).then_some(cut.slope), cut.h),
             None => (&mut here[..len(stage.inputs())], None, &mut *hidden),
         };
         if index == 0 {
@@ -159,13 +159,13 @@ fn forward_rows(
         let out = if last { dest.reborrow() } else { Dest::Panels(PanelMut::new(next_x, rows, stage.outputs())) };
         match stage {
             Stage::Linear { affine, phi, skip } => {
-                let z = z.map(|z| PanelMut::new(z, rows, affine.outputs()));
+                let slope = slope.map(|slope| PanelMut::new(slope, rows, affine.outputs()));
                 let skip = if skip { Some(x) } else { outside };
-                affine_forward(team, x, affine, phi, z, out, skip);
+                affine_forward(team, x, affine, phi, slope, out, skip);
             }
             Stage::Block { first, second, phi, skip } => {
-                let z = z.map(|z| PanelMut::new(z, rows, first.outputs()));
-                let hidden = Hidden { z, h, whole: record || team.column_threads > 1 };
+                let slope = slope.map(|slope| PanelMut::new(slope, rows, first.outputs()));
+                let hidden = Hidden { slope, h, whole: record || team.column_threads > 1 };
                 block_forward(team, x, (first, second), phi, hidden, out, skip.then_some(x));
             }
         }
@@ -177,7 +177,7 @@ fn forward_rows(
 
 /// Where a block keeps its hidden activations.
 struct Hidden<'a> {
-    z: Option<PanelMut<'a>>,
+    slope: Option<PanelMut<'a>>,
     h: &'a mut [f32],
     /// True if `h` holds all of them, false if it holds one chunk.
     whole: bool,
@@ -189,15 +189,15 @@ fn affine_forward(
     x: PanelRef<'_>,
     affine: &Affine,
     phi: Activation,
-    z: Option<PanelMut<'_>>,
+    slope: Option<PanelMut<'_>>,
     out: Dest<'_>,
     skip: Option<PanelRef<'_>>,
 ) {
     let (w, bias) = (Factor::stored(affine.weights.view()), affine.padded_bias());
-    split_columns(&mut team.crew(), w.cols(), out, z, |first, count, out, z, ()| {
+    split_columns(&mut team.crew(), w.cols(), out, slope, |first, count, out, slope, ()| {
         let job = Columns { x, w: w.panel_range(first, count), start: start(bias, first) };
         let skip = skip.map(|s| In::from(s.panel_range(first, count)));
-        job.run(team, phi, z, out, skip);
+        job.run(team, phi, slope, out, skip);
     });
 }
 
@@ -209,10 +209,10 @@ struct Columns<'a> {
 }
 
 impl Columns<'_> {
-    fn run(self, team: &Team<'_>, phi: Activation, z: Option<Out<'_>>, out: Out<'_>, skip: Option<In<'_>>) {
+    fn run(self, team: &Team<'_>, phi: Activation, slope: Option<Out<'_>>, out: Out<'_>, skip: Option<In<'_>>) {
         let (isa, depth) = (team.ctx.isa(), team.ctx.blocking().k_block());
         let Self { x: a, w: b, start } = self;
-        let epilogue = Epilogue::Activate { phi, z, out, skip };
+        let epilogue = Epilogue::Activate { phi, slope, out, skip };
         gemm(isa, Gemm { a, b, start, depth, pack: &mut [], epilogue });
     }
 }
@@ -231,10 +231,10 @@ fn block_forward(
     let (rows, width) = (x.rows(), first.outputs());
     let (w1, w2) = (Factor::stored(first.weights.view()), Factor::stored(second.weights.view()));
     let (isa, depth) = (team.ctx.isa(), team.ctx.blocking().k_block());
-    let Hidden { mut z, h, whole } = hidden;
+    let Hidden { mut slope, h, whole } = hidden;
     if team.column_threads > 1 {
         let mut h = PanelMut::new(&mut h[..panels(width) * PANEL * rows], rows, width);
-        affine_forward(team, x, first, phi, z, Dest::Panels(h.reborrow()), None);
+        affine_forward(team, x, first, phi, slope, Dest::Panels(h.reborrow()), None);
         return affine_forward(team, h.as_ref(), second, Activation::Identity, None, out, skip);
     }
     let chunk = team.ctx.blocking().hidden_chunk();
@@ -245,9 +245,9 @@ fn block_forward(
         let len = count * PANEL * rows;
         let at = if whole { p0 * PANEL * rows } else { 0 };
         let mut h = PanelMut::new(&mut h[at..at + len], rows, cols);
-        let z = z.as_mut().map(|z| z.panel_range(p0, count).into());
+        let slope = slope.as_mut().map(|slope| slope.panel_range(p0, count).into());
         let job = Columns { x, w: w1.panel_range(p0, count), start: start(first.padded_bias(), p0) };
-        job.run(team, phi, z, h.reborrow().into(), None);
+        job.run(team, phi, slope, h.reborrow().into(), None);
 
         let (a, b) = (h.as_ref(), w2.rows_from(c0));
         let start = if c0 == 0 { start(second.padded_bias(), 0) } else { Start::Continue };

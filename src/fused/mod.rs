@@ -9,11 +9,11 @@
 //! reads, all in panels:
 //!
 //! ```text
-//!   row block 0: [x z h] [x z h] ...    row block 1: [x z h] [x z h] ...
+//!   row block 0: [x s h] [x s h] ...    row block 1: [x s h] [x s h] ...
 //!                stage 0 stage 1
 //! ```
 //!
-//! x: input; z: pre-activation, where phi' needs it; h: hidden activation of a block.
+//! x: input; s: slope phi'(z) of the activation, unless h tells it; h: hidden activation of a block.
 
 pub(crate) mod backward;
 pub(crate) mod forward;
@@ -68,12 +68,12 @@ impl<'a> Stage<'a> {
     fn slots(&self) -> Slots {
         let x = wide(self.inputs());
         match self {
-            // With an activation of its own, z is kept, whatever the activation, since the output may have a skip in it.
-            Stage::Linear { phi: Activation::Identity, .. } => Slots { x, z: 0, h: 0 },
-            Stage::Linear { affine, .. } => Slots { x, z: wide(affine.outputs()), h: 0 },
+            // With an activation of its own, the slope is kept, whatever the activation: the output may have a skip in it.
+            Stage::Linear { phi: Activation::Identity, .. } => Slots { x, slope: 0, h: 0 },
+            Stage::Linear { affine, .. } => Slots { x, slope: wide(affine.outputs()), h: 0 },
             Stage::Block { first, phi, .. } => {
                 let h = wide(first.outputs());
-                Slots { x, z: if phi.differentiates_from_output() { 0 } else { h }, h }
+                Slots { x, slope: if phi.differentiates_from_output() { 0 } else { h }, h }
             }
         }
     }
@@ -91,27 +91,27 @@ impl<'a> Stage<'a> {
 #[derive(Debug, Clone, Copy)]
 struct Slots {
     x: usize,
-    z: usize,
+    slope: usize,
     h: usize,
 }
 
 impl Slots {
     fn total(&self) -> usize {
-        self.x + self.z + self.h
+        self.x + self.slope + self.h
     }
 
     /// Cuts the tape of a stage and `rows` rows into its slots.
     fn cut<'t>(&self, tape: &'t mut [f32], rows: usize) -> Cut<'t> {
         let (x, tape) = tape.split_at_mut(self.x * rows);
-        let (z, tape) = tape.split_at_mut(self.z * rows);
-        Cut { x, z, h: &mut tape[..self.h * rows] }
+        let (slope, tape) = tape.split_at_mut(self.slope * rows);
+        Cut { x, slope, h: &mut tape[..self.h * rows] }
     }
 }
 
 /// The slots of a stage.
 struct Cut<'t> {
     x: &'t mut [f32],
-    z: &'t mut [f32],
+    slope: &'t mut [f32],
     h: &'t mut [f32],
 }
 

@@ -65,7 +65,7 @@ fn operands(net: &dyn Stages, group: Group, layout: Layout) -> impl Iterator<Ite
             Stage::Linear { .. } => [None, Some(Operands { a: x, b: Operand { offset: dz, ..dy } })],
             Stage::Block { first, .. } => {
                 let cols = first.outputs();
-                let h = Operand { offset: tape + slots.x + slots.z, cols };
+                let h = Operand { offset: tape + slots.x + slots.slope, cols };
                 [Some(Operands { a: x, b: Operand { offset: dz, cols } }), Some(Operands { a: h, b: dy })]
             }
         }
