@@ -133,6 +133,12 @@ impl<const MR: usize, const NP: usize> Window<'_, MR, NP> {
 pub(crate) struct WindowMut<'a, const MR: usize, const NP: usize>(Window<'a, MR, NP>);
 
 impl<const MR: usize, const NP: usize> WindowMut<'_, MR, NP> {
+    /// The 16 cells of row `i` in panel `p` of the window.
+    #[inline(always)]
+    pub(crate) fn load<S: Simd>(&self, s: S, i: usize, p: usize) -> S::Row {
+        self.0.load(s, i, p)
+    }
+
     /// Writes the 16 cells of row `i` in panel `p` of the window.
     #[inline(always)]
     pub(crate) fn store<S: Simd>(&mut self, s: S, i: usize, p: usize, row: S::Row) {

@@ -6,6 +6,7 @@
 use super::cells::{In, Out};
 use super::factor::Factor;
 use super::micro::{Ahead, AlongColumns, DownRows, Operands, Walk, chain};
+use super::outer::{Outer, most_rows};
 use super::panels::{PANEL, PanelRef, panels};
 use crate::epilogue::{Acc, Epilogue, Finish, Op, Store, WithFinish};
 use crate::simd::{Isa, Kernel, Simd};
@@ -157,10 +158,17 @@ impl Kernel for GradGemm<'_, Out<'_>> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (rows, k) = (self.a.cols(), self.a.rows());
+        let few = k <= const { most_rows::<S>() };
         let mut epilogue = Finish::<Store>::store(self.epilogue);
         // The next tile's part of the gradient, which its chains go on from, comes from L2 or from beyond.
         let lines = (S::GRAD_MR * S::GRAD_NP).div_ceil(k.div_ceil(PANEL).max(1));
-        for (p, np) in pieces(panels(self.b.cols()), S::GRAD_NP) {
+        for (p, np) in pieces(panels(self.b.cols()), if few { 1 } else { S::GRAD_NP }) {
+            let done = if few {
+                let out = &mut epilogue.target.out;
+                Outer { a: self.a, b: self.b, start: self.start, out }.panel(s, p)
+            } else {
+                0
+            };
             let mut strip = Strip {
                 a: self.a.data().as_ptr(),
                 operands: Operands {
@@ -175,7 +183,7 @@ impl Kernel for GradGemm<'_, Out<'_>> {
                 last: true,
                 epilogue: &mut epilogue,
             };
-            for q in 0..panels(rows) {
+            for q in done..panels(rows) {
                 for (lane, mr) in pieces(PANEL.min(rows - q * PANEL), S::GRAD_MR) {
                     let row = q * PANEL + lane;
                     strip.ahead = strip.epilogue.target.out.ahead((row + mr, p), mr, lines);

@@ -13,5 +13,6 @@ pub(crate) mod driver;
 pub(crate) mod factor;
 pub(crate) mod macro_kernel;
 mod micro;
+mod outer;
 pub(crate) mod pack;
 pub(crate) mod panels;
