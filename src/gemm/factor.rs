@@ -101,9 +101,6 @@ impl Factor<'_> {
     }
 }
 
-/// Panels that are asked for ahead of the one being transposed: 2 to 8 KiB each, some hundred cycles apart.
-const PREFETCH: usize = 4;
-
 /// Transposes 16 x 16 blocks: those of rows `source_row ..`, `np` of them, in the panels from `source_panel` on, become `np`
 /// panels one after the other in `to`.
 struct Straighten<'a> {
@@ -125,11 +122,7 @@ impl Kernel for Straighten<'_> {
         for (q, at) in (0..stride).step_by(BLOCK).enumerate() {
             let first = (source_panel + q) * from.stride() + source_row * PANEL;
             let source = &from.data()[first..][..height * PANEL];
-            let ahead = source.as_ptr().wrapping_add(PREFETCH * from.stride());
             for (p, block) in source.chunks(BLOCK).enumerate() {
-                for line in 0..PANEL {
-                    s.prefetch(ahead.wrapping_add(p * BLOCK + line * PANEL));
-                }
                 let Some(to) = to[p * stride + at..].first_chunk_mut() else { return };
                 if let Some(block) = block.first_chunk() {
                     s.transpose(block, to);
