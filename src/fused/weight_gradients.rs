@@ -7,7 +7,7 @@ use super::backward::{Group, Layout};
 use super::{Stage, Stages, wide};
 use crate::Activation;
 use crate::context::Context;
-use crate::gemm::blocking::useful_threads;
+use crate::gemm::blocking::{STREAM, useful_threads};
 use crate::gemm::column_sums::column_sums;
 use crate::gemm::driver::for_each;
 use crate::gemm::macro_kernel::{GradGemm, Start, grad_gemm};
@@ -110,9 +110,11 @@ impl Piece<'_> {
         match self {
             Piece::Weights { operands: Operands { a, b }, first, out } => {
                 let count = panels(out.as_ref().cols());
+                let stream = rows <= 2 && a.cols.saturating_mul(b.cols) >= STREAM;
                 let b = b.view(slab, rows).panel_range(*first, count);
                 let start = if go_on { Start::Continue } else { Start::Zero };
-                grad_gemm(isa, GradGemm { a: a.view(tape, rows), b, start, epilogue: out.reborrow().into() });
+                let a = a.view(tape, rows);
+                grad_gemm(isa, GradGemm { a, b, start, stream, epilogue: out.reborrow().into() });
             }
             Piece::Bias { b, first, out } => {
                 let b = b.view(slab, rows).panel_range(*first, panels(out.len()));

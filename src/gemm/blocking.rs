@@ -53,6 +53,11 @@ const WORK_PER_THREAD: usize = 2_000_000;
 /// some 40 microseconds against 1 to 2 for a region whose threads are awake.
 pub(crate) const REGION_WORK: usize = 4_000_000;
 
+/// Floats of a weight gradient that is written past the caches, if the batch has one or two rows, so that writing it is the work:
+/// a line that is stored the ordinary way is first read, and 4 MiB drive from L2, and in the end from L3, the weights that every
+/// step reads twice. On one row of 768 and 3072 features a training step took 1.18 ms instead of 1.44; on 8 rows it lost 5 %.
+pub(crate) const STREAM: usize = 1 << 20;
+
 /// How many of `available` threads a piece of work of so many multiply-adds should use.
 pub(crate) fn useful_threads(available: usize, multiply_adds: usize) -> usize {
     available.min(1 + multiply_adds / WORK_PER_THREAD)

@@ -139,6 +139,28 @@ impl<const MR: usize, const NP: usize> WindowMut<'_, MR, NP> {
         self.0.load(s, i, p)
     }
 
+    /// Whether the window starts at a cache line and its cells may be streamed.
+    #[inline(always)]
+    pub(crate) fn is_aligned(&self) -> bool {
+        self.0.start.addr().is_multiple_of(PANEL * size_of::<f32>())
+            && self.0.row.is_multiple_of(PANEL)
+            && self.0.panel.is_multiple_of(PANEL)
+    }
+
+    /// As [`WindowMut::store`], past the caches.
+    ///
+    /// # Safety
+    /// The window is aligned, and `s.fence()` follows before its cells are used.
+    #[inline(always)]
+    pub(crate) unsafe fn stream<S: Simd>(&mut self, s: S, i: usize, p: usize, row: S::Row) {
+        assert!(i < MR && p < NP && PANEL.is_multiple_of(S::LANES));
+        for v in 0..const { PANEL.div_ceil(S::LANES) } {
+            // SAFETY: as in `Window::load`; the data were borrowed mutably for this window. The caller promises the alignment
+            // of the window, so that of each vector in it, and the fence.
+            unsafe { s.stream_ptr(self.0.start.add(i * self.0.row + p * self.0.panel + v * S::LANES), row.as_ref()[v]) };
+        }
+    }
+
     /// Writes the 16 cells of row `i` in panel `p` of the window.
     #[inline(always)]
     pub(crate) fn store<S: Simd>(&mut self, s: S, i: usize, p: usize, row: S::Row) {

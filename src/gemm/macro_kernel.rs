@@ -39,6 +39,8 @@ pub(crate) struct GradGemm<'a, E> {
     pub(crate) a: PanelRef<'a>,
     pub(crate) b: PanelRef<'a>,
     pub(crate) start: Start<'a>,
+    /// Whether out is so large that a few rows' gradient should go past the caches.
+    pub(crate) stream: bool,
     pub(crate) epilogue: E,
 }
 
@@ -130,10 +132,14 @@ impl<O: Op> Kernel for Gemm<'_, Finish<'_, O>> {
             let start = if k0 == 0 { self.start } else { Start::Continue };
             for (p, np) in pieces(n_panels, max_np) {
                 let (b, b_panel) = self.b.window(s, (k0, kc), (p, np), self.pack);
+                // Several tiles read a group of panels: meanwhile the next group comes. One alone streams through it, and would
+                // find it pushed out of L1 by the next.
+                let stream = tiles == 1 && !self.b.is_transposed();
+                let next = if stream { 0 } else { np.min(n_panels - p - np) };
                 let mut strip = Strip {
                     a: self.a.data().as_ptr().wrapping_add((k0 / PANEL) * self.a.stride()),
-                    operands: Operands { k: kc, a_stride: self.a.stride(), b, b_panel },
-                    ahead: self.b.ahead((k0, kc), (p + np, np.min(n_panels - p - np)), tiles),
+                    operands: Operands { k: kc, a_stride: self.a.stride(), b, b_panel, stream },
+                    ahead: self.b.ahead((k0, kc), (p + np, next), tiles),
                     start,
                     panel: p,
                     last,
@@ -165,7 +171,7 @@ impl Kernel for GradGemm<'_, Out<'_>> {
         for (p, np) in pieces(panels(self.b.cols()), if few { 1 } else { S::GRAD_NP }) {
             let done = if few {
                 let out = &mut epilogue.target.out;
-                Outer { a: self.a, b: self.b, start: self.start, out }.panel(s, p)
+                Outer { a: self.a, b: self.b, start: self.start, stream: self.stream, out }.panel(s, p)
             } else {
                 0
             };
@@ -176,6 +182,7 @@ impl Kernel for GradGemm<'_, Out<'_>> {
                     a_stride: self.a.stride(),
                     b: self.b.data().as_ptr().wrapping_add(p * self.b.stride()),
                     b_panel: self.b.stride(),
+                    stream: false,
                 },
                 ahead: epilogue.target.out.ahead((0, p), 1, 0),
                 start: self.start,

@@ -22,6 +22,8 @@ pub(super) struct Outer<'s, 'o, 'a> {
     pub(super) a: PanelRef<'a>,
     pub(super) b: PanelRef<'a>,
     pub(super) start: Start<'a>,
+    /// Whether to write past the caches.
+    pub(super) stream: bool,
     pub(super) out: &'s mut Out<'o>,
 }
 
@@ -54,15 +56,17 @@ impl<const K: usize> Kernel for OuterPanel<'_, '_, '_, '_, K> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { outer: Outer { a, b, start, out }, panel } = self;
+        let Self { outer: Outer { a, b, start, stream, out }, panel } = self;
         let zero = s.row(s.splat(0.0));
         let Some(window) = super::cells::In::from(*b).window::<K, 1>(0, panel) else { return };
         let mut rows = [zero; K];
         for k in 0..K {
             rows[k] = window.load(s, k, 0);
         }
+        let stream = *stream && matches!(start, Start::Zero) && const { PANEL.is_multiple_of(S::LANES) };
         for (q, a) in a.data().chunks_exact(PANEL * K).take(a.cols() / PANEL).enumerate() {
             let Some(mut out) = out.window_mut::<PANEL, 1>(q * PANEL, panel) else { return };
+            let stream = stream && out.is_aligned();
             for lane in 0..PANEL {
                 let mut acc = if let Start::Continue = start { out.load(s, lane, 0) } else { zero };
                 for k in 0..K {
@@ -71,8 +75,16 @@ impl<const K: usize> Kernel for OuterPanel<'_, '_, '_, '_, K> {
                         acc.as_mut()[v] = s.fma(x, rows[k].as_ref()[v], acc.as_ref()[v]);
                     }
                 }
-                out.store(s, lane, 0, acc);
+                if stream {
+                    // SAFETY: `is_aligned` has just been asked; the fence is below.
+                    unsafe { out.stream(s, lane, 0, acc) };
+                } else {
+                    out.store(s, lane, 0, acc);
+                }
             }
+        }
+        if stream {
+            s.fence();
         }
     }
 }

@@ -73,6 +73,16 @@ impl Simd for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(src.cast()) }
     }
     #[inline(always)]
+    unsafe fn stream_ptr(self, dst: *mut f32, v: __m512) {
+        // SAFETY: the caller promises 16 writable floats at an aligned address.
+        unsafe { _mm512_stream_ps(dst, v) }
+    }
+    #[inline(always)]
+    fn fence(self) {
+        // SAFETY: SSE is part of x86-64.
+        unsafe { _mm_sfence() }
+    }
+    #[inline(always)]
     fn load(self, src: &[f32]) -> __m512 {
         // SAFETY: lanes past the end of the slice are masked out and not accessed.
         unsafe {

@@ -64,6 +64,18 @@ pub(crate) trait Simd: Copy {
     /// Asks for the cache line at `src`. Any address: a prefetch never faults.
     #[inline(always)]
     fn prefetch(self, _src: *const f32) {}
+    /// Writes past the caches, where the set can; [`Simd::fence`] before anything else is done with the memory.
+    ///
+    /// # Safety
+    /// `LANES` floats can be written at `dst`, which is aligned to all of them; nothing else accesses them before the fence.
+    #[inline(always)]
+    unsafe fn stream_ptr(self, dst: *mut f32, v: Self::V) {
+        // SAFETY: the caller promises LANES writable floats that are its own.
+        self.store(unsafe { std::slice::from_raw_parts_mut(dst, Self::LANES) }, v);
+    }
+    /// Ends a series of streamed writes.
+    #[inline(always)]
+    fn fence(self) {}
     /// Reads the first `min(src.len(), LANES)` lanes; the others are 0.
     fn load(self, src: &[f32]) -> Self::V;
     /// Writes the first `min(dst.len(), LANES)` lanes.
