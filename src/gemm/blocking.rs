@@ -47,11 +47,11 @@ impl Blocking {
 }
 
 /// Multiply-adds that make one more thread worth waking: at 80 G/s, 25 microseconds of work against 5 to 10 for a wake-up.
-const WORK_PER_THREAD: usize = 2_000_000;
+const WORK_PER_THREAD: usize = 500_000;
 
 /// Multiply-adds for each thread that make a parallel region worth its barrier, where backward cuts a deep stack into regions:
 /// some 40 microseconds against 1 to 2 for a region whose threads are awake.
-pub(crate) const REGION_WORK: usize = 4_000_000;
+pub(crate) const REGION_WORK: usize = 8_000_000;
 
 /// Floats of a weight gradient that is written past the caches, if the batch has one or two rows, so that writing it is the work:
 /// a line that is stored the ordinary way is first read, and 4 MiB drive from L2, and in the end from L3, the weights that every
