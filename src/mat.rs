@@ -97,10 +97,18 @@ impl<'a> MatRef<'a> {
         Self { data, rows, ..self }
     }
 
-    /// Row `i` as a slice, where the columns lie side by side.
-    pub(crate) fn row_slice(&self, i: usize) -> Option<&'a [f32]> {
-        (self.col_stride == 1).then(|| &self.data[i * self.row_stride..][..self.cols])
+    /// The rows, where the columns lie side by side.
+    pub(crate) fn as_rows(&self) -> Option<Rows<'a>> {
+        (self.col_stride == 1).then_some(Rows { data: self.data, cols: self.cols, row_stride: self.row_stride })
     }
+}
+
+/// Rows of an input whose columns lie side by side: element (i, j) is `data[i * row_stride + j]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) cols: usize,
+    pub(crate) row_stride: usize,
 }
 
 /// A writable `rows x cols` matrix of f32 whose elements do not overlap: element (i, j) is

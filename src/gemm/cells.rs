@@ -2,7 +2,7 @@
 
 use super::micro::{Ahead, load_row, store_row};
 use super::panels::{PANEL, PanelMut, PanelRef};
-use crate::mat::RowsMut;
+use crate::mat::{Rows, RowsMut};
 use crate::simd::Simd;
 use std::marker::PhantomData;
 
@@ -198,6 +198,12 @@ impl<'a> From<PanelMut<'a>> for Out<'a> {
     fn from(p: PanelMut<'a>) -> Self {
         let (panel, cols) = (p.as_ref().stride(), p.as_ref().cols());
         Cells { data: p.into_data(), row: PANEL, panel, cols }
+    }
+}
+
+impl<'a> From<Rows<'a>> for In<'a> {
+    fn from(r: Rows<'a>) -> Self {
+        Cells { data: r.data, row: r.row_stride, panel: PANEL, cols: r.cols }
     }
 }
 

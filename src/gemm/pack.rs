@@ -1,6 +1,7 @@
 //! The two doors between the caller's matrices and panels. (A norm on the way into a block would go into `pack`.)
 
 use super::cells::{In, Out};
+use super::macro_kernel::{load_cells, store_cells};
 use super::panels::{PANEL, PanelMut, PanelRef, panels};
 use crate::mat::{MatMut, MatRef};
 use crate::simd::{Isa, Kernel, Simd};
@@ -12,8 +13,8 @@ pub(crate) fn pack(isa: Isa, m: MatRef<'_>, panel_matrix: PanelMut<'_>) {
     if m.cols() == 0 || m.rows() == 0 {
         return;
     }
-    if m.row_slice(0).is_some() {
-        return isa.run(PackRows { m, out });
+    if let Some(rows) = m.as_rows() {
+        return isa.run(PackRows { rows: rows.into(), out, count: m.rows() });
     }
     for p in 0..panels(m.cols()) {
         for i in 0..m.rows() {
@@ -25,22 +26,32 @@ pub(crate) fn pack(isa: Isa, m: MatRef<'_>, panel_matrix: PanelMut<'_>) {
     }
 }
 
-/// Rows whose columns lie side by side: whole vectors.
+/// Rows whose columns lie side by side: whole vectors, in groups of rows, so that panels are filled some lines at a time and the
+/// source is read as so many streams.
 struct PackRows<'a> {
-    m: MatRef<'a>,
+    rows: In<'a>,
     out: Out<'a>,
+    count: usize,
 }
 
 impl Kernel for PackRows<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
-        for i in 0..self.m.rows() {
-            let Some(row) = self.m.row_slice(i) else { return };
-            for (p, line) in row.chunks(PANEL).enumerate() {
-                let cells = self.out.at(i, p);
-                for (to, from) in cells.chunks_mut(S::LANES).zip(line.chunks(S::LANES)) {
-                    s.store(to, s.load(from));
+    fn run<S: Simd>(self, s: S) {
+        const GROUP: usize = 8;
+        let Self { rows, mut out, count } = self;
+        for i in (0..count).step_by(GROUP) {
+            for p in 0..panels(rows.cols()) {
+                if i + GROUP <= count
+                    && let (Some(from), Some(mut to)) = (rows.window::<GROUP, 1>(i, p), out.window_mut::<GROUP, 1>(i, p))
+                {
+                    for r in 0..GROUP {
+                        to.store(s, r, 0, from.load(s, r, 0));
+                    }
+                } else {
+                    for i in i..count.min(i + GROUP) {
+                        store_cells(s, out.at(i, p), load_cells(s, rows.at(i, p)));
+                    }
                 }
             }
         }
