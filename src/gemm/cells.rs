@@ -41,6 +41,14 @@ impl<D> Cells<D> {
 }
 
 impl<'a> In<'a> {
+    /// Asks for `N` rows of panel `p`, from row `i` on, whether they exist or not.
+    #[inline(always)]
+    pub(crate) fn ask<S: Simd, const N: usize>(&self, s: S, i: usize, p: usize) {
+        for r in i..i + N {
+            s.prefetch(self.data.as_ptr().wrapping_add(r.wrapping_mul(self.row) + p * self.panel));
+        }
+    }
+
     /// Rows `i .. i + rows` of panel `p`, if the panel is whole and they lie in one piece.
     #[inline(always)]
     pub(crate) fn rows(&self, i: usize, rows: usize, p: usize) -> Option<&'a [f32]> {

@@ -45,6 +45,7 @@ impl Kernel for PackRows<'_> {
                 if i + GROUP <= count
                     && let (Some(from), Some(mut to)) = (rows.window::<GROUP, 1>(i, p), out.window_mut::<GROUP, 1>(i, p))
                 {
+                    rows.ask::<S, GROUP>(s, i + 2 * GROUP, p);
                     for r in 0..GROUP {
                         to.store(s, r, 0, from.load(s, r, 0));
                     }
