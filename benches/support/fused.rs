@@ -2,6 +2,7 @@
 
 use super::problem::{Problem, Shape};
 use super::{Results, Runner};
+use aligned_vec::{AVec, ConstAlign};
 use resblock::{
     Affine, AffineName, Block, Context, Error, GradMode, Gradients, Layer, MatMut, MatRef, Stack, Workspace,
 };
@@ -13,8 +14,18 @@ pub(crate) struct Fused<'p> {
     stack: Stack,
     workspace: Workspace,
     gradients: Gradients,
-    y: Vec<f32>,
-    dx: Vec<f32>,
+    x: Aligned,
+    dy: Aligned,
+    y: Aligned,
+    dx: Aligned,
+}
+
+/// From a cache line on, as the other libraries' drivers have theirs. A `Vec` need not start there, and then every row of y is
+/// stored across two lines: 3 % of a forward pass of 64 features.
+type Aligned = AVec<f32, ConstAlign<64>>;
+
+fn aligned(values: impl IntoIterator<Item = f32>) -> Aligned {
+    Aligned::from_iter(64, values)
 }
 
 impl<'p> Fused<'p> {
@@ -29,28 +40,30 @@ impl<'p> Fused<'p> {
         };
         let stack = Stack::from_blocks((0..depth).map(block).collect::<Result<_, _>>()?)?;
         let gradients = Gradients::new(&stack)?;
-        let (y, dx) = (vec![0.0; batch * d], vec![0.0; batch * d]);
-        Ok(Self { ctx: *ctx, problem, stack, workspace: Workspace::new(), gradients, y, dx })
+        let (x, dy) = (aligned(problem.x.iter().copied()), aligned(problem.dy.iter().copied()));
+        let zeros = aligned(std::iter::repeat_n(0.0, batch * d));
+        let (y, dx) = (zeros.clone(), zeros);
+        Ok(Self { ctx: *ctx, problem, stack, workspace: Workspace::new(), gradients, x, dy, y, dx })
     }
 }
 
 impl Runner for Fused<'_> {
     fn forward(&mut self) -> Result<(), Error> {
         let Shape { batch: n, features: d, .. } = self.problem.shape;
-        let (x, y) = (MatRef::new(&self.problem.x, n, d)?, MatMut::new(&mut self.y, n, d)?);
+        let (x, y) = (MatRef::new(&self.x, n, d)?, MatMut::new(&mut self.y, n, d)?);
         self.stack.infer(&self.ctx, &mut self.workspace, x, y)
     }
 
     fn train(&mut self) -> Result<(), Error> {
         let Shape { batch: n, features: d, .. } = self.problem.shape;
-        let (x, y) = (MatRef::new(&self.problem.x, n, d)?, MatMut::new(&mut self.y, n, d)?);
-        let (dy, dx) = (MatRef::new(&self.problem.dy, n, d)?, MatMut::new(&mut self.dx, n, d)?);
+        let (x, y) = (MatRef::new(&self.x, n, d)?, MatMut::new(&mut self.y, n, d)?);
+        let (dy, dx) = (MatRef::new(&self.dy, n, d)?, MatMut::new(&mut self.dx, n, d)?);
         let pass = self.stack.forward(&self.ctx, &mut self.workspace, x, y)?;
         pass.backward(dy, Some(dx), &mut self.gradients, GradMode::Overwrite)
     }
 
     fn results(&self) -> Result<Results, Error> {
-        let mut all = Results { y: self.y.clone(), dx: self.dx.clone(), ..Results::default() };
+        let mut all = Results { y: self.y.to_vec(), dx: self.dx.to_vec(), ..Results::default() };
         for gradient in self.gradients.iter() {
             let out = match (gradient.affine(), gradient.is_bias()) {
                 (AffineName::Block(_, false), false) => &mut all.dw1,
