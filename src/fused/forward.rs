@@ -27,8 +27,7 @@ pub(crate) fn forward(
     record: bool,
 ) -> Result<Plan, Error> {
     let n = x.rows();
-    let stage_work = net.iter().map(|s| s.work()).max().unwrap_or(0);
-    let plan = Plan::new(ctx, n, net.work(), stage_work);
+    let plan = Plan::new(ctx, net, n);
     // All sizes are known to fit before anything is written.
     let overflow = Error::Overflow { operand: "batch", rows: n, cols: x.cols(), strides: (1, 1) };
     let tape_width = if record { net.tape_width().ok_or(overflow.clone())? } else { 0 };

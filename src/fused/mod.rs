@@ -64,6 +64,12 @@ impl<'a> Stage<'a> {
         self.affines().map(|a| a.inputs().saturating_mul(a.outputs())).fold(0, usize::saturating_add)
     }
 
+    /// Columns that a row block of the stage keeps in cache: those of x, and of h or y.
+    fn width(&self) -> usize {
+        let (Stage::Linear { affine, .. } | Stage::Block { first: affine, .. }) = self;
+        affine.inputs().saturating_add(affine.outputs())
+    }
+
     /// Floats for each row of the batch in the slots of the stage's tape.
     fn slots(&self) -> Slots {
         let x = wide(self.inputs());
@@ -158,11 +164,13 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// For `n` rows through stages of `work` multiply-adds a row in all, `stage_work` in the largest stage.
-    pub(crate) fn new(ctx: &Context, n: usize, work: usize, stage_work: usize) -> Self {
+    /// For `n` rows through a network.
+    pub(crate) fn new(ctx: &Context, net: &dyn Stages, n: usize) -> Self {
+        let (work, stage_work) = (net.work(), net.iter().map(|s| s.work()).max().unwrap_or(0));
+        let width = net.iter().map(|s| s.width()).max().unwrap_or(0);
         let available = ctx.par().threads().max(1);
         let threads = useful_threads(available, n.saturating_mul(work));
-        let rows = ctx.blocking().row_block(n, threads);
+        let rows = ctx.blocking().row_block(n, threads, width);
         let blocks = n.div_ceil(rows);
         if blocks >= threads {
             return Self { rows, row_threads: threads, column_threads: 1 };
