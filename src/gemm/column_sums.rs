@@ -24,20 +24,30 @@ impl Kernel for ColumnSums<'_> {
         // Four panels at a time: additions of one chain wait for each other, those of four do not.
         let cells = In::from(self.b);
         for (group, sums) in self.sums.chunks_mut(4 * PANEL).enumerate() {
-            let np = panels(sums.len());
+            let (p0, np) = (group * 4, panels(sums.len()));
             let mut acc = [s.row(s.splat(0.0)); 4];
             if self.accumulate {
                 for (row, cells) in acc.iter_mut().zip(sums.chunks(PANEL)) {
                     *row = load_cells(s, cells);
                 }
             }
-            for i in 0..self.b.rows() {
-                for p in 0..np.min(4) {
-                    let line = load_cells(s, cells.at(i, group * 4 + p));
-                    for v in 0..const { PANEL.div_ceil(S::LANES) } {
-                        let c = &mut acc[p].as_mut()[v];
-                        *c = s.add(*c, line.as_ref()[v]);
+            let rows = self.b.rows();
+            let mut done = 0;
+            if sums.len() == 4 * PANEL {
+                const UNROLL: usize = 4;
+                for i in (0..rows / UNROLL).map(|i| i * UNROLL) {
+                    let Some(window) = cells.window::<UNROLL, 4>(i, p0) else { break };
+                    for r in 0..UNROLL {
+                        for p in 0..4 {
+                            acc[p] = add(s, acc[p], window.load(s, r, p));
+                        }
                     }
+                    done = i + UNROLL;
+                }
+            }
+            for i in done..rows {
+                for p in 0..np {
+                    acc[p] = add(s, acc[p], load_cells(s, cells.at(i, p0 + p)));
                 }
             }
             for (row, cells) in acc.into_iter().zip(sums.chunks_mut(PANEL)) {
@@ -45,4 +55,12 @@ impl Kernel for ColumnSums<'_> {
             }
         }
     }
+}
+
+#[inline(always)]
+fn add<S: Simd>(s: S, mut sums: S::Row, line: S::Row) -> S::Row {
+    for v in 0..const { PANEL.div_ceil(S::LANES) } {
+        sums.as_mut()[v] = s.add(sums.as_ref()[v], line.as_ref()[v]);
+    }
+    sums
 }

@@ -65,7 +65,7 @@ struct RunGemm<'a> {
 impl<'e> WithFinish<'e> for RunGemm<'_> {
     fn with<O: Op>(self, epilogue: Finish<'e, O>) {
         let Gemm { a, b, start, depth, pack, epilogue: () } = self.job;
-        self.isa.run(Gemm { a, b, start, depth, pack, epilogue });
+        self.isa.run(&mut Gemm { a, b, start, depth, pack, epilogue });
     }
 }
 
@@ -109,10 +109,11 @@ const fn tile_panels<S: Simd>(mr: usize) -> usize {
     if panels > S::NP { panels } else { S::NP }
 }
 
-impl<O: Op> Kernel for Gemm<'_, Finish<'_, O>> {
+// By reference: it is a few hundred bytes.
+impl<O: Op> Kernel for &mut Gemm<'_, Finish<'_, O>> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
+    fn run<S: Simd>(self, s: S) {
         let (m, k, n_panels) = (self.a.rows(), self.a.cols(), panels(self.b.cols()));
         let max_np = match m {
             1 => const { tile_panels::<S>(1) },
