@@ -9,7 +9,7 @@ use common::{
     oracle_backward, oracle_forward, random_grads, random_stack, size, values_of, zero_grads,
 };
 use proptest::prelude::*;
-use resblock::{Activation, AffineName, Blocking, Context, GradMode, Gradients, Layer, MatRef, Workspace};
+use resblock::{Activation, AffineName, Blocking, Context, GradMode, Gradients, Layer, MatRef, Stack, Workspace};
 
 /// A batch with what the oracle makes of it.
 struct Case {
@@ -212,6 +212,65 @@ fn threads_that_share_the_columns_of_a_stack_give_the_bits_of_one() {
     let case = Case::new(&stages, &mut rng, 4);
     for ctx in contexts() {
         case.assert("stack", ctx, Threads::Rayon(3), &layer, Layout::Tight);
+    }
+}
+
+#[test]
+fn slabs_and_groups_of_stages_on_several_threads_give_the_bits_of_one() {
+    // Enough work that threads take the batch in more than one slab and the network in more than one group of stages.
+    let mut rng = Rng::new(16);
+    let (n, d, h) = (600, 160, 208);
+    let stages = Vec::from_iter((0..4).map(|_| Stage::block(&mut rng, d, h, Activation::GeluTanh, true, true)));
+    let stack = Stack::from_blocks(stages.iter().map(Stage::build_block).collect()).expect("a stack");
+    let (x, dy, preset) = (rng.vec(n * d), rng.vec(n * d), random_grads(&mut rng, &stages));
+    let step = |ctx: &Context| {
+        let (mut ws, mut grads) = (Workspace::new(), gradients_of(&stack, &preset));
+        let (mut y, mut dx) = (vec![0.0; n * d], vec![0.0; n * d]);
+        let pass = stack.forward(ctx, &mut ws, mat(&x, n, d), mat_mut(&mut y, n, d)).expect("forward");
+        let dx_mut = mat_mut(&mut dx, n, d);
+        pass.backward(mat(&dy, n, d), Some(dx_mut), &mut grads, GradMode::Accumulate).expect("backward");
+        (y, dx, values_of(&stack, &grads))
+    };
+    let ctx = fastest();
+    let (y, dx, grads) = step(&ctx);
+    for threads in THREADS {
+        for rows in [0, 100] {
+            let ctx = ctx.with_blocking(Blocking { rows, ..Blocking::default() });
+            threads.run(ctx, |ctx| {
+                let got = step(&ctx);
+                assert_same(format_args!("{threads:?} y"), &got.0, &y);
+                assert_same(format_args!("{threads:?} dx"), &got.1, &dx);
+                assert_same_grads(format_args!("{threads:?}"), &got.2, &grads);
+            });
+        }
+    }
+}
+
+#[test]
+fn few_rows_equal_the_oracle_on_whole_and_on_cut_panels() {
+    let mut rng = Rng::new(17);
+    for n in 1..=9 {
+        for (d, h) in [(16, 32), (48, 33), (35, 64), (150, 16)] {
+            let stages = random_stack(&mut rng, (d, d, h, d), 1, Activation::Silu, true);
+            let (stack, case) = (build_stack(&stages), Case::new(&stages, &mut rng, n));
+            for ctx in contexts() {
+                case.assert("few rows", ctx, Threads::Seq, &stack, Layout::Tight);
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_written_past_the_caches_equal_the_oracle() {
+    let mut rng = Rng::new(18);
+    for n in [1, 2, 3, 4, 7] {
+        let stage = Stage::linear(&mut rng, 1024, 1031, Activation::Identity, true);
+        let (layer, case) = (stage.build_linear(), Case::new(std::slice::from_ref(&stage), &mut rng, n));
+        for ctx in contexts() {
+            for threads in [Threads::Seq, Threads::Rayon(3)] {
+                case.assert("a large gradient", ctx, threads, &layer, Layout::Tight);
+            }
+        }
     }
 }
 

@@ -205,7 +205,6 @@ pub(crate) fn backward(
             weight_gradients(ctx, net, group, slab, grads, accumulate || first_row > 0);
         }
     }
-    drop(sink);
     if let (true, Some(dx)) = (staged, &mut dx) {
         unstage(staging, plan.rows, dx);
     }

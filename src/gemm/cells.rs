@@ -165,7 +165,9 @@ impl<const MR: usize, const NP: usize> WindowMut<'_, MR, NP> {
         for v in 0..const { PANEL.div_ceil(S::LANES) } {
             // SAFETY: as in `Window::load`; the data were borrowed mutably for this window. The caller promises the alignment
             // of the window, so that of each vector in it, and the fence.
-            unsafe { s.stream_ptr(self.0.start.add(i * self.0.row + p * self.0.panel + v * S::LANES), row.as_ref()[v]) };
+            unsafe {
+                s.stream_ptr(self.0.start.add(i * self.0.row + p * self.0.panel + v * S::LANES), row.as_ref()[v])
+            };
         }
     }
 

@@ -124,7 +124,8 @@ impl<O: Op> Kernel for &mut Gemm<'_, Finish<'_, O>> {
         };
         // Few rows do little with a panel: it should not leave L1 between being transposed and being used.
         let room = if m <= FEW_ROWS { PACK / 4 } else { PACK };
-        let depth = if self.b.is_transposed() { self.depth.min(room / (max_np * PANEL)) } else { self.depth };
+        let depth =
+            if self.b.is_transposed() { self.depth.min(room / (max_np * PANEL * PANEL) * PANEL) } else { self.depth };
         let tiles = m.div_ceil(S::MR);
         let mut k0 = 0;
         loop {

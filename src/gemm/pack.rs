@@ -43,7 +43,8 @@ impl Kernel for PackRows<'_> {
         for i in (0..count).step_by(GROUP) {
             for p in 0..panels(rows.cols()) {
                 if i + GROUP <= count
-                    && let (Some(from), Some(mut to)) = (rows.window::<GROUP, 1>(i, p), out.window_mut::<GROUP, 1>(i, p))
+                    && let (Some(from), Some(mut to)) =
+                        (rows.window::<GROUP, 1>(i, p), out.window_mut::<GROUP, 1>(i, p))
                 {
                     rows.ask::<S, GROUP>(s, i + 2 * GROUP, p);
                     for r in 0..GROUP {
