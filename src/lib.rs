@@ -36,6 +36,6 @@ pub use layers::{GradMode, GradientFlow, Layer, Pass};
 pub use loss::{mean_squared_error, softmax_cross_entropy};
 pub use mat::{MatMut, MatRef};
 pub use optim::{AdamW, Optimizer, Sgd};
-pub use peak::{KernelBench, Peak, fma_peak};
+pub use peak::{KernelBench, Peak, fma_peak, read_bandwidth};
 pub use simd::{Isa, IsaList};
 pub use weights::{Affine, Weights};

@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::epilogue::Epilogue;
 use crate::error::Error;
+use crate::gemm::buffers::Buffer;
 use crate::gemm::driver::for_each;
 use crate::gemm::factor::Factor;
 use crate::gemm::macro_kernel::{Gemm, Start, gemm};
@@ -36,6 +37,61 @@ pub fn fma_peak(ctx: &Context, duration: Duration) -> Peak {
         best = best.min(t.elapsed().as_secs_f64());
     }
     Peak { gflops: flops / best / 1e9, threads }
+}
+
+/// Measures how fast the context's threads read a buffer of so many bytes, again and again, by a plain loop: the yardstick for few
+/// rows, which move every weight for two operations. For about `duration`, best of many passes, in 10^9 bytes a second.
+///
+/// # Errors
+/// [`Error::Memory`] if there is not so much memory.
+pub fn read_bandwidth(ctx: &Context, bytes: usize, duration: Duration) -> Result<f64, Error> {
+    let threads = ctx.par().threads().max(1);
+    let mut crew = vec![(); threads];
+    let mut buffer = Buffer::default();
+    // Whole lines for each thread.
+    let part = bytes.div_ceil(size_of::<f32>() * threads).next_multiple_of(LINES * 16);
+    buffer.grow(part.saturating_mul(threads))?;
+    // A buffer that fits a cache is read in less time than a clock resolves.
+    let passes = (1 << 20) / buffer.as_slice().len().max(1) + 1;
+    let (begin, mut best) = (Instant::now(), f64::INFINITY);
+    while begin.elapsed() < duration || best.is_infinite() {
+        let t = Instant::now();
+        for_each(buffer.as_slice().chunks(part), &mut crew, |data, ()| ctx.isa().run(Reads { data, passes }));
+        best = best.min(t.elapsed().as_secs_f64());
+    }
+    Ok((size_of_val(buffer.as_slice()) * passes) as f64 / best / 1e9)
+}
+
+/// Cache lines that a read loop takes at a time, and how many of them it asks for ahead: 4 KiB.
+const LINES: usize = 8;
+const AHEAD: usize = 64;
+
+struct Reads<'a> {
+    data: &'a [f32],
+    passes: usize,
+}
+
+impl Kernel for Reads<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut sums = [s.splat(0.0); LINES];
+        for _ in 0..self.passes {
+            for lines in black_box(self.data).chunks_exact(LINES * 16) {
+                for (sum, line) in sums.iter_mut().zip(lines.chunks_exact(16)) {
+                    s.prefetch(line.as_ptr().wrapping_add(AHEAD * 16));
+                    for vector in line.chunks(S::LANES) {
+                        *sum = s.add(*sum, s.load(vector));
+                    }
+                }
+            }
+        }
+        let mut lanes = [0.0; 16];
+        for sum in sums {
+            s.store(&mut lanes, sum);
+            black_box(&lanes);
+        }
+    }
 }
 
 /// Independent chains: at least latency x throughput of any set's fma unit, few enough for 16 registers where there are 16.

@@ -7,11 +7,11 @@ use crate::support::problem::{Problem, Shape};
 use crate::support::unfused::Unfused;
 use crate::timing::{Times, time};
 use crate::{serve, threads};
-use resblock::{Skip, fma_peak};
+use resblock::{Skip, fma_peak, read_bandwidth};
 use std::error::Error;
 use std::time::Duration;
 
-const COLUMNS: [&str; 14] = [
+const COLUMNS: [&str; 16] = [
     "batch",
     "features",
     "hidden",
@@ -26,6 +26,9 @@ const COLUMNS: [&str; 14] = [
     "gflops",
     "peak_gflops",
     "peak_fraction",
+    // Weights read, in training read twice and their gradients written; and what a plain loop reads from as many bytes as these.
+    "weights_gbs",
+    "stream_gbs",
 ];
 
 /// Measures what `args` say and prints the row.
@@ -47,6 +50,12 @@ pub(crate) fn one_shot(args: &Args) -> Result<(), Box<dyn Error>> {
         Mode::Train => runner.train(),
     })?;
     let peak = before.max(peak());
+    let weights = 8.0 * (features * hidden * depth) as f64;
+    let moved = match args.mode {
+        Mode::Forward => weights,
+        Mode::Train => 3.0 * weights,
+    };
+    let stream = read_bandwidth(&ctx, moved as usize, Duration::from_millis(50))?;
     let gflops = shape.flops() * args.mode.factor() / best / 1e3;
     let block = match (args.unfused, args.block) {
         (true, _) => "unfused",
@@ -72,6 +81,8 @@ pub(crate) fn one_shot(args: &Args) -> Result<(), Box<dyn Error>> {
         format!("{gflops:.2}"),
         format!("{peak:.2}"),
         format!("{:.4}", gflops / peak),
+        format!("{:.1}", moved / best / 1e3),
+        format!("{stream:.1}"),
     ])?;
     csv.flush()?;
     Ok(())

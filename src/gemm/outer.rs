@@ -3,7 +3,7 @@
 //! A register tile reads its operands k by k, which pays when k is long. With a handful of k, the rows of one panel of the vector
 //! operand stay in registers instead, and the gradient is written in the order of memory, a line for each row.
 
-use super::cells::Out;
+use super::cells::{In, Out};
 use super::macro_kernel::Start;
 use super::panels::{PANEL, PanelRef};
 use crate::simd::{Kernel, Simd};
@@ -58,14 +58,14 @@ impl<const K: usize> Kernel for OuterPanel<'_, '_, '_, '_, K> {
     fn run<S: Simd>(self, s: S) {
         let Self { outer: Outer { a, b, start, stream, out }, panel } = self;
         let zero = s.row(s.splat(0.0));
-        let Some(window) = super::cells::In::from(*b).window::<K, 1>(0, panel) else { return };
+        let Some(window) = In::from(*b).window::<K, 1>(0, panel) else { return };
         let mut rows = [zero; K];
         for k in 0..K {
             rows[k] = window.load(s, k, 0);
         }
         let stream = *stream && matches!(start, Start::Zero) && const { PANEL.is_multiple_of(S::LANES) };
         for (q, a) in a.data().chunks_exact(PANEL * K).take(a.cols() / PANEL).enumerate() {
-            let Some(mut out) = out.window_mut::<PANEL, 1>(q * PANEL, panel) else { return };
+            let Some(mut out) = out.window_mut::<PANEL, 1>(q * PANEL, panel) else { break };
             let stream = stream && out.is_aligned();
             for lane in 0..PANEL {
                 let mut acc = if let Start::Continue = start { out.load(s, lane, 0) } else { zero };
