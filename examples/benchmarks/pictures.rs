@@ -3,7 +3,6 @@
 use crate::race::{Kind, OURS, Race, kinds};
 use crate::tables::readable;
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::error::Error;
 use std::path::Path;
 
@@ -28,35 +27,31 @@ fn fractions(race: &Race, kind: Kind, path: &Path) -> Result<(), Box<dyn Error>>
     area.fill(&WHITE)?;
     let mode = if kind.mode == "fwd" { "Forward" } else { "Training step" };
     let threads = if kind.threads == 1 { "one thread" } else { "two threads" };
+    let count = race.cases.len();
     let mut chart = ChartBuilder::on(&area)
         .caption(
             format!("{mode}, ReLU, {threads}: % of the FMA peak (diamonds: resblock; dots: the others)"),
             (FONT, 16, &INK),
         )
         .margin(10)
-        .x_label_area_size(110)
-        .y_label_area_size(45)
-        .build_cartesian_2d(-0.5..race.cases.len() as f64 - 0.5, 0.0..100.0)?;
-    let label = |x: &f64| race.cases.get(x.round() as usize).map_or(String::new(), |c| readable(c));
+        .x_label_area_size(30)
+        .y_label_area_size(170)
+        .build_cartesian_2d(0.0..100.0, -0.5..count as f64 - 0.5)?;
+    // The first case at the top.
+    let label = |y: &f64| race.cases.iter().rev().nth(y.round() as usize).map_or(String::new(), |c| readable(c));
     chart
         .configure_mesh()
-        .disable_x_mesh()
         .light_line_style(TRANSPARENT)
         .bold_line_style(GRID)
-        .x_labels(race.cases.len())
-        .x_label_formatter(&label)
-        .x_label_style(
-            (FONT, 11, &INK)
-                .into_text_style(&area)
-                .transform(FontTransform::Rotate90)
-                .pos(Pos::new(HPos::Left, VPos::Center)),
-        )
-        .y_label_style((FONT, 12, &INK))
+        .x_labels(11)
+        .y_labels(count)
+        .y_label_formatter(&label)
+        .label_style((FONT, 12, &INK))
         .draw()?;
     let points = |ours: bool| {
-        race.cases.iter().enumerate().flat_map(move |(i, case)| {
+        race.cases.iter().rev().enumerate().flat_map(move |(i, case)| {
             let rows = race.of(case, kind).filter(move |r| (r.peer == OURS) == ours);
-            rows.map(move |r| (i as f64, 100.0 * r.gflops / peak))
+            rows.map(move |r| (100.0 * r.gflops / peak, i as f64))
         })
     };
     chart.draw_series(points(false).map(|p| Circle::new(p, 3, THEIR_COLOUR.mix(0.6).filled())))?;

@@ -27,7 +27,7 @@ pub(crate) fn forward(
     record: bool,
 ) -> Result<Plan, Error> {
     let n = x.rows();
-    let plan = Plan::new(ctx, net, n);
+    let plan = Plan::new(ctx, net, n, record);
     // All sizes are known to fit before anything is written.
     let overflow = Error::Overflow { operand: "batch", rows: n, cols: x.cols(), strides: (1, 1) };
     let tape_width = if record { net.tape_width().ok_or(overflow.clone())? } else { 0 };

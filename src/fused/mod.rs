@@ -21,7 +21,7 @@ mod weight_gradients;
 
 use crate::Activation;
 use crate::context::Context;
-use crate::gemm::blocking::useful_threads;
+use crate::gemm::blocking::{fewest_rows, useful_threads};
 use crate::gemm::cells::Out;
 use crate::gemm::panels::{PANEL, PanelMut, panels};
 use crate::mat::{MatMut, MatRef};
@@ -164,13 +164,14 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// For `n` rows through a network.
-    pub(crate) fn new(ctx: &Context, net: &dyn Stages, n: usize) -> Self {
+    /// For `n` rows through a network, in training or not.
+    pub(crate) fn new(ctx: &Context, net: &dyn Stages, n: usize, training: bool) -> Self {
         let (work, stage_work) = (net.work(), net.iter().map(|s| s.work()).max().unwrap_or(0));
         let width = net.iter().map(|s| s.width()).max().unwrap_or(0);
         let available = ctx.par().threads().max(1);
         let threads = useful_threads(available, n.saturating_mul(work));
-        let rows = ctx.blocking().row_block(n, threads, width);
+        let few = fewest_rows(stage_work, training);
+        let rows = ctx.blocking().row_block(n, threads, few, width);
         let blocks = n.div_ceil(rows);
         if blocks >= threads {
             return Self { rows, row_threads: threads, column_threads: 1 };
