@@ -79,6 +79,7 @@ impl<'a> Factor<'a> {
             let start = panel * self.matrix.stride() + row * PANEL;
             return (self.matrix.data().as_ptr().wrapping_add(start), self.matrix.stride());
         }
+        assert!(row.is_multiple_of(PANEL), "blocks of 16 x 16 start at panels");
         let stride = panels(kc) * PANEL * PANEL;
         let to = &mut pack[..np * stride];
         s.call(Straighten { from: self.matrix, source_panel: row / PANEL, source_row: panel * PANEL, to, np });
