@@ -48,8 +48,8 @@ pub fn read_bandwidth(ctx: &Context, bytes: usize, duration: Duration) -> Result
     let threads = ctx.par().threads().max(1);
     let mut crew = vec![(); threads];
     let mut buffer = Buffer::default();
-    // Whole lines for each thread.
-    let part = bytes.div_ceil(size_of::<f32>() * threads).next_multiple_of(LINES * 16);
+    // Whole lines for each thread, at least some.
+    let part = bytes.div_ceil(size_of::<f32>() * threads).max(1).next_multiple_of(LINES * 16);
     buffer.grow(part.saturating_mul(threads))?;
     // A buffer that fits a cache is read in less time than a clock resolves.
     let passes = (1 << 20) / buffer.as_slice().len().max(1) + 1;
@@ -157,5 +157,20 @@ impl KernelBench {
         let depth = self.ctx.blocking().k_block();
         let (a, b) = (self.a.view(), Factor::stored(self.b.view()));
         gemm(self.ctx.isa(), Gemm { a, b, start: Start::Zero, depth, pack: &mut [], epilogue });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_of_any_size_is_read_or_refused() {
+        let ctx = Context::new().expect("a context");
+        for bytes in [0, 1, 4096, 100_000] {
+            let rate = read_bandwidth(&ctx, bytes, Duration::ZERO).expect("memory");
+            assert!(rate > 0.0 && rate.is_finite(), "{bytes} bytes: {rate}");
+        }
+        assert!(matches!(read_bandwidth(&ctx, usize::MAX, Duration::ZERO), Err(Error::Memory { .. })));
     }
 }
