@@ -1,5 +1,5 @@
-//! Optimisers, in place on parameters as they are stored: elementwise, so layout does not matter. The
-//! same bits on every instruction set (fma, IEEE division and square root).
+//! Optimisers, in place on parameters as they are stored: elementwise, so layout does not matter. The same
+//! bits on every instruction set (fma, IEEE division and square root).
 
 use crate::context::Context;
 use crate::error::Error;

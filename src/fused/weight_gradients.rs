@@ -89,8 +89,8 @@ fn pieces<'a>(grad: &'a mut AffineGrad, operands: Operands, alone: bool) -> impl
     let (inputs, outputs) = (operands.a.cols, operands.b.cols);
     let dw = grad.dw.as_mut().map_or(&mut [][..], |dw| dw.as_mut_slice());
     let db = grad.db.as_mut().map_or(&mut [][..], |db| &mut db[..]);
-    let (count, bias_count) =
-        if alone { (panels(outputs).max(1), panels(outputs).max(1)) } else { (PIECE_PANELS, PIECE_BIAS_PANELS) };
+    let all = panels(outputs).max(1);
+    let (count, bias_count) = if alone { (all, all) } else { (PIECE_PANELS, PIECE_BIAS_PANELS) };
     let weights = dw.chunks_mut((count * PANEL * inputs).max(1)).enumerate().map(move |(i, out)| {
         let first = i * count;
         let cols = (count * PANEL).min(outputs - first * PANEL);

@@ -60,11 +60,11 @@ pub(crate) fn fewest_rows(weights: usize, training: bool) -> usize {
 /// widths of 256 + 256 and lose 1 % at 512 + 512; forward hardly differs between 70 and 256 rows.
 const BLOCK_FLOATS: usize = 160 << 10;
 
-/// Multiply-adds that make one more thread worth waking: at 80 G/s, 25 microseconds of work against 5 to 10 for a wake-up.
+/// Multiply-adds that make one more thread worth its job: some 4 microseconds against 1 to 2 for a region whose threads are awake.
 const WORK_PER_THREAD: usize = 500_000;
 
 /// Multiply-adds for each thread that make a parallel region worth its barrier, where backward cuts a deep stack into regions:
-/// some 40 microseconds against 1 to 2 for a region whose threads are awake.
+/// some 70 microseconds against 1 to 2.
 pub(crate) const REGION_WORK: usize = 8_000_000;
 
 /// Floats of a weight gradient that is written past the caches, if the batch has one or two rows, so that writing it is the work:

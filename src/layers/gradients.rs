@@ -205,20 +205,22 @@ impl Gradients {
         self.iter().map(|g| g.norm_squared()).sum::<f64>().sqrt()
     }
 
+    /// Every value as stored, padding included.
+    fn values_mut(&mut self) -> impl Iterator<Item = &mut f32> {
+        self.affines.iter_mut().flat_map(|grad| {
+            let dw = grad.dw.iter_mut().flat_map(|dw| dw.as_mut_slice());
+            dw.chain(grad.db.iter_mut().flatten())
+        })
+    }
+
     /// Makes every gradient zero.
     pub(crate) fn clear(&mut self) {
-        for grad in &mut self.affines {
-            let dw = grad.dw.iter_mut().flat_map(|dw| dw.as_mut_slice());
-            dw.chain(grad.db.iter_mut().flatten()).for_each(|v| *v = 0.0);
-        }
+        self.values_mut().for_each(|v| *v = 0.0);
     }
 
     /// Multiplies every gradient by `factor`: 1 / micro-batches, or the factor of a norm clip.
     pub fn scale(&mut self, factor: f32) {
-        for grad in &mut self.affines {
-            let dw = grad.dw.iter_mut().flat_map(|dw| dw.as_mut_slice());
-            dw.chain(grad.db.iter_mut().flatten()).for_each(|v| *v *= factor);
-        }
+        self.values_mut().for_each(|v| *v *= factor);
     }
 
     /// That these gradients belong to a network of `layer`'s shape.
