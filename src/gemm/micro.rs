@@ -142,18 +142,38 @@ pub(crate) unsafe fn chain<S: Simd, W: Walk, const MR: usize, const NP: usize>(
         }
         let mut ak = a;
         for _ in 0..run {
-            let mut line = [s.row(s.splat(0.0)); NP];
-            for p in 0..NP {
-                // SAFETY: the caller vouches for 16 floats at b + p * b_panel for this k.
-                line[p] = unsafe { load_row(s, b.add(p * b_panel)) };
-            }
-            for i in 0..MR {
-                // SAFETY: the caller vouches for this element.
-                let x = s.splat(unsafe { *ak.add(i * W::ROW) });
+            // What there is less of stays in registers for this k, the rows' elements or the panels' vectors; of the other, one at
+            // a time. Of 3 rows and 2 panels on AVX2, 12 accumulators leave no room for 4 vectors and an element.
+            if const { MR < NP * PANEL.div_ceil(S::LANES) } {
+                let mut x = [s.splat(0.0); MR];
+                for i in 0..MR {
+                    // SAFETY: the caller vouches for this element.
+                    x[i] = s.splat(unsafe { *ak.add(i * W::ROW) });
+                }
                 for p in 0..NP {
+                    // SAFETY: the caller vouches for 16 floats at b + p * b_panel for this k.
+                    let line = unsafe { load_row(s, b.add(p * b_panel)) };
                     for v in 0..vectors {
-                        let c = &mut acc[i][p].as_mut()[v];
-                        *c = s.fma(x, line[p].as_ref()[v], *c);
+                        for i in 0..MR {
+                            let c = &mut acc[i][p].as_mut()[v];
+                            *c = s.fma(x[i], line.as_ref()[v], *c);
+                        }
+                    }
+                }
+            } else {
+                let mut line = [s.row(s.splat(0.0)); NP];
+                for p in 0..NP {
+                    // SAFETY: the caller vouches for 16 floats at b + p * b_panel for this k.
+                    line[p] = unsafe { load_row(s, b.add(p * b_panel)) };
+                }
+                for i in 0..MR {
+                    // SAFETY: the caller vouches for this element.
+                    let x = s.splat(unsafe { *ak.add(i * W::ROW) });
+                    for p in 0..NP {
+                        for v in 0..vectors {
+                            let c = &mut acc[i][p].as_mut()[v];
+                            *c = s.fma(x, line[p].as_ref()[v], *c);
+                        }
                     }
                 }
             }
