@@ -62,6 +62,11 @@ impl Context {
     pub fn blocking(&self) -> Blocking {
         self.blocking
     }
+
+    /// Length of a k block: a positive multiple of 16.
+    pub(crate) fn k_block(&self) -> usize {
+        self.blocking.k_block(self.isa)
+    }
 }
 
 /// Scratch memory and the record of a training forward pass. It grows to the largest call it has seen and allocates nothing

@@ -154,7 +154,7 @@ impl KernelBench {
     /// One call.
     pub fn run(&mut self) {
         let epilogue = Epilogue::Store { out: self.c.view_mut().into() };
-        let depth = self.ctx.blocking().k_block();
+        let depth = self.ctx.k_block();
         let (a, b) = (self.a.view(), Factor::stored(self.b.view()));
         gemm(self.ctx.isa(), Gemm { a, b, start: Start::Zero, depth, pack: &mut [], epilogue });
     }

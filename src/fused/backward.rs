@@ -333,7 +333,7 @@ fn input_gradient(
     out: Dest<'_>,
     skip: Option<PanelRef<'_>>,
 ) {
-    let (isa, depth, start) = (ctx.isa(), ctx.blocking().k_block(), Start::Zero);
+    let (isa, depth, start) = (ctx.isa(), ctx.k_block(), Start::Zero);
     let w = Factor::transposed(affine.weights().view());
     split_columns(crew, w.cols(), out, None, |first, count, out, _, pack| {
         let (b, pack) = (w.panel_range(first, count), pack.as_mut_slice());
@@ -360,7 +360,7 @@ impl BlockGradient<'_> {
     /// Chunk by chunk of the hidden columns, as forward; or, with several threads, the columns of one GEMM after the other.
     fn run(self, ctx: &Context, crew: &mut [Buffer], mut dz: PanelMut<'_>, out: Option<Dest<'_>>) {
         let Self { dy, first, second, phi, known, skip } = self;
-        let (isa, depth, width) = (ctx.isa(), ctx.blocking().k_block(), known.cols());
+        let (isa, depth, width) = (ctx.isa(), ctx.k_block(), known.cols());
         let (w1, w2) = (Factor::transposed(first.weights().view()), Factor::transposed(second.weights().view()));
         let [alone] = crew else {
             split_columns(crew, width, Dest::Panels(dz.reborrow()), None, |first, count, out, _, pack| {

@@ -209,7 +209,7 @@ struct Columns<'a> {
 
 impl Columns<'_> {
     fn run(self, team: &Team<'_>, phi: Activation, slope: Option<Out<'_>>, out: Out<'_>, skip: Option<In<'_>>) {
-        let (isa, depth) = (team.ctx.isa(), team.ctx.blocking().k_block());
+        let (isa, depth) = (team.ctx.isa(), team.ctx.k_block());
         let Self { x: a, w: b, start } = self;
         let epilogue = Epilogue::Activate { phi, slope, out, skip };
         gemm(isa, Gemm { a, b, start, depth, pack: &mut [], epilogue });
@@ -229,7 +229,7 @@ fn block_forward(
 ) {
     let (rows, width) = (x.rows(), first.outputs());
     let (w1, w2) = (Factor::stored(first.weights.view()), Factor::stored(second.weights.view()));
-    let (isa, depth) = (team.ctx.isa(), team.ctx.blocking().k_block());
+    let (isa, depth) = (team.ctx.isa(), team.ctx.k_block());
     let Hidden { mut slope, h, whole } = hidden;
     if team.column_threads > 1 {
         let mut h = PanelMut::new(&mut h[..panels(width) * PANEL * rows], rows, width);

@@ -1,36 +1,42 @@
 //! Every tuning number above the register tile: how a batch is cut into blocks of rows, the hidden width into chunks, a long
 //! chain into k blocks, and when another thread pays. docs/tuning.md says how each was measured.
 
+use super::caches::caches;
 use super::panels::PANEL;
+use crate::simd::Isa;
 
 /// Sizes of the blocks that a call is cut into. They change speed, never bits; tests set them absurdly small so that every loop
-/// iterates. The default fits caches of 32 KiB L1 and 1 MiB L2 or more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// iterates. 0, the default of each, stands for a size chosen by the caches of the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Blocking {
-    /// Most rows of the batch in one block: a task of one thread, resident in L2. 0: 128 to 256, by the widths of the layers.
+    /// Most rows of the batch in one block: a task of one thread, resident in L2. 0: 128 to 256, by L2 and the widths of the
+    /// layers.
     pub rows: usize,
-    /// Most hidden columns computed before the second GEMM of a block consumes them (rounded up to a multiple of 16).
+    /// Most hidden columns computed before the second GEMM of a block consumes them (rounded up to a multiple of 16). 0: 256 to
+    /// 1024, by L2.
     pub hidden: usize,
-    /// Longest piece of a chain run in one go (rounded up to a multiple of 16).
+    /// Longest piece of a chain run in one go (rounded up to a multiple of 16). 0: 128 to 1024, by L1 and the instruction set.
     pub depth: usize,
-}
-
-impl Default for Blocking {
-    fn default() -> Self {
-        // A k block of 1024 streams 2 panels x 1024 x 64 B = 128 KiB for each 10 tiles: 0.9 B a cycle.
-        Self { rows: 0, hidden: 1024, depth: 1024 }
-    }
 }
 
 impl Blocking {
     /// Hidden columns of a chunk: a positive multiple of 16.
     pub(crate) fn hidden_chunk(&self) -> usize {
-        self.hidden.clamp(1, 1 << 30).next_multiple_of(PANEL)
+        // With 128 rows, a chunk then is half of L2.
+        let most = if self.hidden == 0 { (caches().l2 >> 10).clamp(256, 1024) } else { self.hidden };
+        most.min(1 << 30).next_multiple_of(PANEL)
     }
 
-    /// Length of a k block: a positive multiple of 16.
-    pub(crate) fn k_block(&self) -> usize {
-        self.depth.clamp(1, 1 << 30).next_multiple_of(PANEL)
+    /// Length of a k block on instruction set `isa`: a positive multiple of 16.
+    pub(crate) fn k_block(&self, isa: Isa) -> usize {
+        let most = match (self.depth, isa) {
+            // 2 panels x 1024 x 64 B = 128 KiB stream from L2 for each tile, 9 B a cycle: no slower than from L1 where measured.
+            (0, Isa::Avx512) => 1024,
+            // One panel for 12 vectors of accumulators: 11 B a cycle, which a smaller core does not stream. Half of L1 holds it.
+            (0, _) => (caches().l1 / 2 / (PANEL * size_of::<f32>())).clamp(128, 1024),
+            (depth, _) => depth,
+        };
+        most.min(1 << 30).next_multiple_of(PANEL)
     }
 
     /// Rows of a block for a batch of `n` on `threads` threads, through layers whose widest has `width` inputs and hidden columns
@@ -39,7 +45,7 @@ impl Blocking {
     pub(crate) fn row_block(&self, n: usize, threads: usize, few: usize, width: usize) -> usize {
         // More rows: weights are streamed, transposed and their gradients passed over less often. Fewer: x and h, and in training
         // dz and dy, stay in L2. 128 rows are ten tiles of 12 and 13.
-        let most = if self.rows == 0 { (BLOCK_FLOATS / width.max(1)).clamp(128, 256) } else { self.rows };
+        let most = if self.rows == 0 { (block_floats() / width.max(1)).clamp(128, 256) } else { self.rows };
         let blocks = n.div_ceil(most).max(1);
         let even = blocks.next_multiple_of(threads.max(1));
         let blocks = if n / even >= few { even } else { blocks };
@@ -56,9 +62,12 @@ pub(crate) fn fewest_rows(weights: usize, training: bool) -> usize {
     if weights <= WEIGHTS_IN_L2 && !training { 4 } else { 8 }
 }
 
-/// Floats of x and h in one block of rows: 640 KiB. Measured on an L2 of 1 MiB, training: 256 rows gain 1 to 2 % over 128 up to
-/// widths of 256 + 256 and lose 1 % at 512 + 512; forward hardly differs between 70 and 256 rows.
-const BLOCK_FLOATS: usize = 160 << 10;
+/// Floats of x and h in one block of rows: five eighths of L2. Measured on an L2 of 1 MiB, training: 256 rows gain 1 to 2 % over
+/// 128 up to widths of 256 + 256 and lose 1 % at 512 + 512; forward hardly differs between 70 and 256 rows. On 512 KiB, forward
+/// at 256 + 256: 160 rows gain 2 % over 256.
+fn block_floats() -> usize {
+    caches().l2 / 8 * 5 / size_of::<f32>()
+}
 
 /// Multiply-adds that make one more thread worth its job: some 4 microseconds against 1 to 2 for a region whose threads are awake.
 const WORK_PER_THREAD: usize = 500_000;

@@ -7,6 +7,7 @@
 
 pub(crate) mod blocking;
 pub(crate) mod buffers;
+mod caches;
 pub(crate) mod cells;
 pub(crate) mod column_sums;
 pub(crate) mod driver;
