@@ -39,14 +39,20 @@ impl Kernel for PackRows<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         const GROUP: usize = 8;
+        // Windows to ask for ahead: along the rows first, since rows some KiB apart would push each other out of L1.
+        const AHEAD: usize = 8;
         let Self { rows, mut out, count } = self;
+        let whole = (rows.cols() / PANEL).max(1);
+        let (further_rows, further_panels) = (AHEAD / whole * GROUP, AHEAD % whole);
         for i in (0..count).step_by(GROUP) {
             for p in 0..panels(rows.cols()) {
                 if i + GROUP <= count
                     && let (Some(from), Some(mut to)) =
                         (rows.window::<GROUP, 1>(i, p), out.window_mut::<GROUP, 1>(i, p))
                 {
-                    rows.ask::<S, GROUP>(s, i + 2 * GROUP, p);
+                    let next = p + further_panels;
+                    let (row, panel) = if next < whole { (i, next) } else { (i + GROUP, next - whole) };
+                    rows.ask::<S, GROUP>(s, row + further_rows, panel);
                     for r in 0..GROUP {
                         to.store(s, r, 0, from.load(s, r, 0));
                     }
