@@ -90,6 +90,14 @@ fn pieces(total: usize, max: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..count).map(move |i| (i * size + i.min(longer), size + usize::from(i < longer))).filter(|&(_, len)| len > 0)
 }
 
+/// [`pieces`] as runs of equal ones: (start, size of a piece, pieces).
+fn runs(total: usize, max: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    let count = total.div_ceil(max).max(1);
+    let (size, longer) = (total / count, total % count);
+    let runs = [(0, size + 1, longer), (longer * (size + 1), size, count - longer)];
+    runs.into_iter().filter(|&(_, len, count)| len * count > 0)
+}
+
 /// Panels side by side in a tile of `mr` rows. Up to 4 rows, wide tiles make up for the accumulators that rows do not give;
 /// they stay within the accumulators of the full tile.
 const fn tile_panels<S: Simd>(mr: usize) -> usize {
@@ -126,7 +134,7 @@ impl<O: Op> Kernel for &mut Gemm<'_, Finish<'_, O>> {
         let room = if m <= FEW_ROWS { PACK / 4 } else { PACK };
         let depth =
             if self.b.is_transposed() { self.depth.min(room / (max_np * PANEL * PANEL) * PANEL) } else { self.depth };
-        let tiles = m.div_ceil(S::MR);
+        let in_group = m.div_ceil(S::MR);
         let mut k0 = 0;
         loop {
             let kc = depth.min(k - k0);
@@ -136,21 +144,23 @@ impl<O: Op> Kernel for &mut Gemm<'_, Finish<'_, O>> {
                 let (b, b_panel) = self.b.window(s, (k0, kc), (p, np), self.pack);
                 // Several tiles read a group of panels: meanwhile the next group comes. One alone streams through it, and would
                 // find it pushed out of L1 by the next.
-                let stream = tiles == 1 && !self.b.is_transposed();
+                let stream = in_group == 1 && !self.b.is_transposed();
                 let next = if stream { 0 } else { np.min(n_panels - p - np) };
                 let mut strip = Strip {
                     a: self.a.data().as_ptr().wrapping_add((k0 / PANEL) * self.a.stride()),
                     operands: Operands { k: kc, a_stride: self.a.stride(), b, b_panel, stream },
-                    ahead: self.b.ahead((k0, kc), (p + np, next), tiles),
+                    ahead: self.b.ahead((k0, kc), (p + np, next), in_group),
                     start,
                     panel: p,
+                    tiles: 0,
                     last,
                     epilogue: &mut self.epilogue,
                 };
-                for (i, mr) in pieces(m, S::MR) {
-                    // SAFETY: `window` gave rows k0 .. k0 + kc of panels p .. p + np of b; i + mr <= m = rows of a; columns
-                    // k0 .. k0 + kc exist in a. `chain` reads exactly these.
-                    unsafe { tile::<S, AlongColumns, O>(s, mr, np, &mut strip, i) };
+                for (i, mr, count) in runs(m, S::MR) {
+                    strip.tiles = count;
+                    // SAFETY: `window` gave rows k0 .. k0 + kc of panels p .. p + np of b; i + mr * count <= m = rows of a;
+                    // columns k0 .. k0 + kc exist in a. `chain` reads exactly these.
+                    unsafe { tiles::<S, AlongColumns, O>(s, mr, np, &mut strip, i) };
                 }
             }
             k0 += kc;
@@ -189,6 +199,7 @@ impl Kernel for GradGemm<'_, Out<'_>> {
                 ahead: epilogue.target.out.ahead((0, p), 1, 0),
                 start: self.start,
                 panel: p,
+                tiles: 1,
                 last: true,
                 epilogue: &mut epilogue,
             };
@@ -198,7 +209,7 @@ impl Kernel for GradGemm<'_, Out<'_>> {
                     strip.ahead = strip.epilogue.target.out.ahead((row + mr, p), mr, lines);
                     // SAFETY: `grad_gemm` asserted that a and b have k rows; lane + mr <= 16 stays in panel q of a;
                     // p + np <= panels of b. `chain` reads exactly these.
-                    unsafe { tile::<S, DownRows, Store>(s, mr, np, &mut strip, row) };
+                    unsafe { tiles::<S, DownRows, Store>(s, mr, np, &mut strip, row) };
                 }
             }
         }
@@ -207,7 +218,7 @@ impl Kernel for GradGemm<'_, Out<'_>> {
 
 /// What the tiles of one group of panels have in common.
 ///
-/// A tile gets it by reference, and its row: two registers. Arguments through memory cost a twentieth of the time of a tile that
+/// Tiles get it by reference, and their first row: two registers. Arguments through memory cost a twentieth of the time of a tile that
 /// had just stored its rows to a cold output: they are copied by vector loads, which cannot be served by the narrow stores before
 /// them until all older stores have left for the cache.
 struct Strip<'t, 'e, O> {
@@ -217,22 +228,24 @@ struct Strip<'t, 'e, O> {
     ahead: Ahead,
     start: Start<'t>,
     panel: usize,
+    /// Tiles of equal height to do in one call, one below the other.
+    tiles: usize,
     /// Whether this is the last k block: the epilogue follows.
     last: bool,
     epilogue: &'t mut Finish<'e, O>,
 }
 
-/// The tile of `mr` rows from `row` on and `np` panels: picks the function compiled for that size.
+/// The tiles of `mr` rows and `np` panels from `row` on: picks the function compiled for that size.
 ///
 /// # Safety
-/// As [`chain`] for the operands of this tile, with MR = `mr`, NP = `np`.
+/// As [`chain`] for the operands of these tiles, with MR = `mr`, NP = `np`.
 #[inline(always)]
-unsafe fn tile<S: Simd, W: Walk, O: Op>(s: S, mr: usize, np: usize, strip: &mut Strip<'_, '_, O>, row: usize) {
+unsafe fn tiles<S: Simd, W: Walk, O: Op>(s: S, mr: usize, np: usize, strip: &mut Strip<'_, '_, O>, row: usize) {
     // `const` conditions: sizes that an instruction set does not use are not compiled for it.
     macro_rules! sizes {
         ($($mr:literal x $np:literal if $wanted:expr;)*) => {$(
             if const { $wanted($mr, $np) } && mr == $mr && np == $np {
-                return s.call(Tile::<W, O, $mr, $np> { strip, row, walk: std::marker::PhantomData });
+                return s.call(Tiles::<W, O, $mr, $np> { strip, row, walk: std::marker::PhantomData });
             }
         )*};
     }
@@ -270,49 +283,66 @@ unsafe fn tile<S: Simd, W: Walk, O: Op>(s: S, mr: usize, np: usize, strip: &mut 
     unreachable!("no {mr} x {np} tile");
 }
 
-/// One tile as a function of its own: start, chain, epilogue, all in registers.
-struct Tile<'s, 't, 'e, W, O, const MR: usize, const NP: usize> {
+/// Tiles of one size as a function of its own: start, chain, epilogue, all in registers. One below the other in one call: at
+/// widths of 64, a call for each tile takes a twentieth of the time.
+struct Tiles<'s, 't, 'e, W, O, const MR: usize, const NP: usize> {
     strip: &'s mut Strip<'t, 'e, O>,
     row: usize,
     walk: std::marker::PhantomData<W>,
 }
 
-impl<W: Walk, O: Op, const MR: usize, const NP: usize> Kernel for Tile<'_, '_, '_, W, O, MR, NP> {
+impl<W: Walk, O: Op, const MR: usize, const NP: usize> Kernel for Tiles<'_, '_, '_, W, O, MR, NP> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { strip, row: i0, .. } = self;
-        let p0 = strip.panel;
-        strip.epilogue.begin::<MR, NP>(i0, p0);
-        let acc = match strip.start {
-            Start::Zero => [[s.row(s.splat(0.0)); NP]; MR],
-            Start::Bias(bias) => {
-                // One row of bias for every row of the tile.
-                let bias = In::from(PanelRef::new(bias, 1, bias.len()));
-                let Some(window) = bias.window::<1, NP>(0, p0) else {
-                    unreachable!("`gemm` checked the length of the bias")
-                };
-                let mut acc = [[s.row(s.splat(0.0)); NP]; MR];
-                for p in 0..NP {
-                    let line = window.load(s, 0, p);
-                    for i in 0..MR {
-                        acc[i][p] = line;
-                    }
-                }
-                acc
-            }
-            Start::Continue => resume(s, &strip.epilogue.target.out, i0, p0),
-        };
-        let a = strip.a.wrapping_add(W::offset(i0, strip.operands.a_stride));
-        // SAFETY: `tile`, the only maker of `Tile`s, passes on its caller's promise for these operands and sizes.
-        let acc = unsafe { chain::<S, W, MR, NP>(s, a, &strip.operands, &mut strip.ahead, acc) };
-        if strip.last {
-            strip.epilogue.tile::<S, MR, NP>(s, acc, i0, p0);
-        } else {
-            let mut wait = Finish::<Store>::store(strip.epilogue.target.out.reborrow());
-            wait.begin::<MR, NP>(i0, p0);
-            wait.tile::<S, MR, NP>(s, acc, i0, p0);
+        let Self { strip, row, .. } = self;
+        for t in 0..strip.tiles {
+            // SAFETY: `tiles`, the only maker of `Tiles`, passes on its caller's promise for these operands and sizes.
+            unsafe { tile::<S, W, O, MR, NP>(s, strip, row + t * MR) };
         }
+    }
+}
+
+/// The tile at row `i0`.
+///
+/// # Safety
+/// As [`chain`] for the operands of this tile.
+#[inline(always)]
+unsafe fn tile<S: Simd, W: Walk, O: Op, const MR: usize, const NP: usize>(
+    s: S,
+    strip: &mut Strip<'_, '_, O>,
+    i0: usize,
+) {
+    let p0 = strip.panel;
+    strip.epilogue.begin::<MR, NP>(i0, p0);
+    let acc = match strip.start {
+        Start::Zero => [[s.row(s.splat(0.0)); NP]; MR],
+        Start::Bias(bias) => {
+            // One row of bias for every row of the tile.
+            let bias = In::from(PanelRef::new(bias, 1, bias.len()));
+            let Some(window) = bias.window::<1, NP>(0, p0) else {
+                unreachable!("`gemm` checked the length of the bias")
+            };
+            let mut acc = [[s.row(s.splat(0.0)); NP]; MR];
+            for p in 0..NP {
+                let line = window.load(s, 0, p);
+                for i in 0..MR {
+                    acc[i][p] = line;
+                }
+            }
+            acc
+        }
+        Start::Continue => resume(s, &strip.epilogue.target.out, i0, p0),
+    };
+    let a = strip.a.wrapping_add(W::offset(i0, strip.operands.a_stride));
+    // SAFETY: the caller vouches for the operands of this tile.
+    let acc = unsafe { chain::<S, W, MR, NP>(s, a, &strip.operands, &mut strip.ahead, acc) };
+    if strip.last {
+        strip.epilogue.tile::<S, MR, NP>(s, acc, i0, p0);
+    } else {
+        let mut wait = Finish::<Store>::store(strip.epilogue.target.out.reborrow());
+        wait.begin::<MR, NP>(i0, p0);
+        wait.tile::<S, MR, NP>(s, acc, i0, p0);
     }
 }
 
