@@ -16,7 +16,7 @@ const SLACK: f64 = 1.0 + 1.0 / (1u64 << 28) as f64;
 /// ```
 /// use resblock::bounds::Running;
 /// use resblock::reference::Real;
-/// let third = Running::from(1.0).div(Running::from(3.0));
+/// let third = Running::from(1.0) / Running::from(3.0);
 /// let z = third.fma(Running::from(3.0), Running::from(-1.0)); // fma(1/3, 3, -1): all error
 /// assert!(f64::from((1.0_f32 / 3.0).mul_add(3.0, -1.0)).abs() <= z.error() && z.error() < 1e-7);
 /// ```
@@ -54,14 +54,6 @@ impl Running {
         self.value.abs() + self.error
     }
 
-    /// self / divisor, rounded once. The bound is infinite where the divisor may be 0.
-    pub fn div(self, divisor: Self) -> Self {
-        let value = self.value / divisor.value;
-        let least = divisor.value.abs() - divisor.error;
-        let passed = if least > 0.0 { (self.error + value.abs() * divisor.error) / least } else { f64::INFINITY };
-        Self::computed(value, passed, rounding(value.abs() + passed))
-    }
-
     /// The square root, rounded once. |√(x + e) - √x| <= min(√e, e / √x) for x >= 0.
     pub fn sqrt(self) -> Self {
         let value = libm::sqrt(self.value);
@@ -84,6 +76,18 @@ impl Running {
         }
         let moved = largest_curvature(phi) * error;
         ((slope + moved).min(largest_slope(phi)), moved)
+    }
+}
+
+impl std::ops::Div for Running {
+    type Output = Self;
+
+    /// Rounded once. The bound is infinite where the divisor may be 0.
+    fn div(self, divisor: Self) -> Self {
+        let value = self.value / divisor.value;
+        let least = divisor.value.abs() - divisor.error;
+        let passed = if least > 0.0 { (self.error + value.abs() * divisor.error) / least } else { f64::INFINITY };
+        Self::computed(value, passed, rounding(value.abs() + passed))
     }
 }
 
