@@ -223,3 +223,32 @@ fn running_bounds_cover_division_and_square_root() {
     assert_eq!((Running::from(1.0) / Running::rounded(0.0)).error(), f64::INFINITY, "the divisor may be 0");
     assert_eq!(Running::from(0.0).sqrt().value(), 0.0);
 }
+
+#[test]
+fn an_error_of_the_argument_grows_by_no_more_than_the_largest_slope_and_curvature() {
+    let map = bounds::Map::new(1, 1, 1.0, 0.0);
+    for phi in ACTIVATIONS {
+        for error in [1e-3, 0.1, 1.0] {
+            let x = Numbers { size: 4.0, error };
+            let out = bounds::linear(map, phi, x, None);
+            // dy = 1 over one row: db is the slope.
+            let slope = bounds::linear_backward(1, map, phi, (x, out.z), Numbers::exact(1.0), false).maps[0].db;
+            let (mut moved, mut turned) = (0.0_f64, 0.0_f64);
+            for z in (-256..=256).map(|i| f64::from(i) / 64.0) {
+                moved = moved.max((f64::activate(z + error, phi) - z.activate(phi)).abs());
+                // Not across a kink.
+                if !matches!(phi, Activation::Relu | Activation::LeakyRelu(_)) || z * (z + error) > 0.0 {
+                    turned = turned.max((f64::derive(z + error, phi) - z.derive(phi)).abs());
+                }
+            }
+            assert!(
+                moved <= out.h.error && turned <= slope.error,
+                "{}: {moved} {turned}, {out:?} {slope:?}",
+                phi.name()
+            );
+            // The constants are no larger than they must be.
+            let tight = error > 1e-3 || (moved > 0.99 * out.h.error && turned > 0.99 * slope.error - 1e-6);
+            assert!(tight, "{}: {moved} {turned}, {out:?} {slope:?}", phi.name());
+        }
+    }
+}
