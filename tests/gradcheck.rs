@@ -183,12 +183,13 @@ fn f64_gradients_of_a_stack_are_the_slopes_of_the_loss_in_random_directions() {
             let slope: f64 = gradient.iter().zip(&direction).map(|(g, d)| g * f64::from(*d)).sum();
             let size: f64 = gradient.iter().map(|g| g.abs()).sum();
             // Richardson's combination of two central differences D(s) = slope + a s^2 + b s^4 + ... cancels a s^2, which is
-            // 4/3 of their difference; what is left, of order s^4, is allowed a tenth of that. Rounding: the loss is good to
-            // some 2^-50 of itself, over a step of 2^-13.
+            // 4/3 of their difference; what is left, of order s^4, is allowed a tenth of that, and a little where a is 0 by
+            // chance. Rounding: the loss is good to some 2^-50 of itself, over a step of 2^-14.
             let [above, below, half_above, half_below] = points.map(|(loss, _)| loss);
             let (wide, narrow) = ((above - below) / f64::from(2.0 * step), (half_above - half_below) / f64::from(step));
             let measured = (4.0 * narrow - wide) / 3.0;
-            let tolerance = (0.1 * (wide - narrow).abs() + 2.0_f64.powi(-37) * above.abs().max(1.0)).min(1e-6 * size);
+            let rounding = 2.0_f64.powi(-34) * above.abs().max(1.0);
+            let tolerance = (0.1 * (wide - narrow).abs() + rounding + 1e-9 * size).min(1e-6 * size);
             let error = (measured - slope).abs();
             assert!(error <= tolerance, "{}: slope {measured}, gradient {slope}, off by {error:e}", phi.name());
         }
