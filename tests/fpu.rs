@@ -169,7 +169,8 @@ mod other_modes {
             }
         }
         println!(
-            "proof: a rounding mode or flushing that the caller has set acts on its thread and is not reset (stated, not supported) | chains under flush and round-up, AVX sets | {cases} | ok"
+            "proof: a rounding mode or flushing that the caller has set acts on its thread and is not \
+             reset (stated, not supported) | chains under flush and round-up, AVX sets | {cases} results | ok"
         );
     }
 }

@@ -52,13 +52,13 @@ pub fn gamma(k: usize) -> f64 {
     if ku < 1.0 { ku / (1.0 - ku) } else { f64::INFINITY }
 }
 
-/// Error of a chain of `k` fused multiply-adds, `terms` being |start| + Σ |a[i] b[i]| over the operands as computed:
+/// Error of a chain of `k` fused multiply-adds, `terms` being `|start| + Σ |a[i] b[i]|` over the operands as computed:
 /// γ_k terms + k 2^-150 (1 + γ_k). A chain of no steps is exact.
 pub fn chain(k: usize, terms: f64) -> f64 {
     if k == 0 { 0.0 } else { gamma(k) * terms + k as f64 * TINY * (1.0 + gamma(k)) }
 }
 
-/// Error of a chain of `k` additions (bias gradients), `terms` being |start| + Σ |a[i]|: γ_k terms. Sums do not underflow.
+/// Error of a chain of `k` additions (bias gradients), `terms` being `|start| + Σ |a[i]|`: γ_k terms. Sums do not underflow.
 pub fn sum(k: usize, terms: f64) -> f64 {
     if k == 0 { 0.0 } else { gamma(k) * terms }
 }

@@ -92,7 +92,8 @@ fn a_step_of_a_chain_gives_what_the_table_says_wherever_it_stands() {
         }
     }
     println!(
-        "proof: a step of a chain follows IEEE 754 (0 * inf, inf - inf, overflow, -0, denormals) | {} expected results, at 7 places, on every set and two block sizes | {cases} | ok",
+        "proof: a step of a chain follows IEEE 754 (0 * inf, inf - inf, overflow, -0, denormals) | {} expected \
+         results, at 7 places, on every set and two block sizes | {cases} results | ok",
         STEPS.len()
     );
 }
@@ -139,6 +140,7 @@ fn every_pair_of_special_operands_is_treated_alike_by_every_instruction_set() {
         }
     }
     println!(
-        "proof: specials (NaN, inf, 0, -0, denormals, largest) in any pair, forward and backward, give the bits of the specification | 15^3 starts, x and weights, every activation, set and thread count | {cases} | ok"
+        "proof: specials (NaN, inf, 0, -0, denormals, largest) in any pair, forward and backward, give \
+         the bits of the specification | 15^3 starts, x and weights, every activation, set and thread count | {cases} results | ok"
     );
 }
