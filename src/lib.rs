@@ -2,6 +2,7 @@
 #![warn(rustdoc::broken_intra_doc_links)]
 
 mod activation;
+pub mod bounds;
 mod context;
 mod epilogue;
 mod error;

@@ -59,7 +59,7 @@ impl Real for f64 {
     }
 
     fn activate(self, phi: Activation) -> f64 {
-        let z = self;
+        let z = if tailed(phi) { self.clamp(-1e3, f64::INFINITY) } else { self };
         match phi {
             Activation::Identity => z,
             Activation::Relu => {
@@ -87,7 +87,7 @@ impl Real for f64 {
     }
 
     fn derive(self, phi: Activation) -> f64 {
-        let z = self;
+        let z = if tailed(phi) { self.clamp(-1e3, 1e3) } else { self };
         match phi {
             Activation::Identity => 1.0,
             Activation::Relu => {
@@ -118,6 +118,12 @@ impl Real for f64 {
             Activation::Sigmoid => bell(z),
         }
     }
+}
+
+/// True for functions that multiply z by a weight which is 0 far to the left: from -1000 on they are at their limit, and infinity
+/// times 0 would be NaN.
+fn tailed(phi: Activation) -> bool {
+    matches!(phi, Activation::Gelu | Activation::GeluTanh | Activation::Silu)
 }
 
 fn logistic(z: f64) -> f64 {

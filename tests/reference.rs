@@ -3,10 +3,11 @@
 
 mod common;
 
-use common::{ACTIVATIONS, Rng, to_f64};
+use common::{ACTIVATIONS, Rng, assert_within, to_running};
 use resblock::Activation;
+use resblock::bounds::Running;
 use resblock::reference::{
-    BlockGrads, BlockOut, BlockParams, LinearGrads, LinearOut, block, block_backward, linear, linear_backward,
+    BlockGrads, BlockOut, BlockParams, LinearGrads, LinearOut, Real, block, block_backward, linear, linear_backward,
 };
 
 #[test]
@@ -88,40 +89,45 @@ fn the_skip_is_added_after_the_chain_in_a_rounding_of_its_own() {
     assert_eq!(block((1, 1, 1), &[1.0_f32], p(false)).y, vec![-1e8]);
 }
 
-/// (f(v + step e_i) - f(v - step e_i)) / (2 step).
-fn central(v: &[f64], i: usize, f: impl Fn(&[f64]) -> f64) -> f64 {
-    let step = 1e-5;
-    let at = |delta: f64| {
-        let mut moved = v.to_vec();
-        moved[i] += delta;
-        f(&moved)
-    };
-    (at(step) - at(-step)) / (2.0 * step)
-}
+/// Step of the central differences (f(v + step e_i) - f(v - step e_i)) / (2 step): a power of two, so that f32 data of at most 23
+/// binary places move exactly.
+const STEP: f32 = 1.0 / (1 << 17) as f32;
 
-/// Truncation of a central difference is about step^2, rounding about 1e-16 / step.
-const TOLERANCE: f64 = 1e-8;
+/// f64 rounds where f32 does, 2^29 times finer: running bounds of f32, scaled, are those of the f64 values beside them.
+const FINER: f64 = 1.0 / (1u64 << 29) as f64;
 
+/// Checks `grad` against central differences of the loss `f` by each number of `v`, none of which is above 1 in magnitude.
 #[track_caller]
-fn assert_gradient(name: &str, phi: Activation, v: &[f64], grad: &[f64], f: impl Fn(&[f64]) -> f64) {
+fn assert_gradient(name: &str, phi: Activation, v: &[f32], grad: &[Running], f: impl Fn(&[Running]) -> Running) {
+    // Truncation is step^2 / 6 times the third derivative. Each path from the number to the loss has one phi in it, and factors
+    // below 1; there are 15 paths at most (block: 5 hidden units, 3 outputs), and |phi'''| <= 2 (tanh at 0).
+    let truncation = f64::from(STEP * STEP) / 6.0 * 15.0 * 2.0;
     assert_eq!(v.len(), grad.len());
     for i in 0..v.len() {
-        let slope = central(v, i, &f);
-        let error = (slope - grad[i]).abs();
-        assert!(error < TOLERANCE * (1.0 + slope.abs()), "{} {name}[{i}]: {} but slope {slope}", phi.name(), grad[i]);
+        let at = |delta: f32| {
+            let mut moved = to_running(v);
+            moved[i] = Running::from(v[i] + delta);
+            f(&moved)
+        };
+        let (above, below) = (at(STEP), at(-STEP));
+        let slope = (above.value() - below.value()) / f64::from(2.0 * STEP);
+        let rounding = (above.error() + below.error()) / f64::from(2.0 * STEP) + grad[i].error();
+        let (error, bound) = ((slope - grad[i].value()).abs(), truncation + FINER * rounding);
+        assert!(bound < 1e-8, "a bound that says something: {bound:e}");
+        assert!(error <= bound, "{} {name}[{i}]: {:?} but slope {slope}, bound {bound:e}", phi.name(), grad[i]);
     }
 }
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+fn dot(a: &[Running], b: &[f32]) -> Running {
+    a.iter().zip(b).fold(Running::ZERO, |sum, (&a, &b)| a.fma(Running::from(b), sum))
 }
 
 /// Draws data until no pre-activation is near the kink of a piecewise linear activation.
-fn smooth<T>(draw: impl Fn(&mut Rng) -> T, z: impl Fn(&T) -> Vec<f64>) -> T {
+fn smooth<T>(draw: impl Fn(&mut Rng) -> T, z: impl Fn(&T) -> Vec<Running>) -> T {
     let mut rng = Rng::new(7);
     loop {
         let data = draw(&mut rng);
-        if z(&data).iter().all(|z| z.abs() > 1e-2) {
+        if z(&data).iter().all(|z| z.value().abs() > 1e-2) {
             return data;
         }
     }
@@ -132,15 +138,22 @@ fn linear_backward_equals_finite_differences_for_every_activation() {
     let (n, k, m) = (3, 4, 4);
     for phi in ACTIVATIONS {
         for skip in [true, false] {
-            let run = |x: &[f64], w: &[f64], b: &[f64]| linear((n, k, m), x, w, Some(b), phi, skip.then_some(x));
-            let draw = |rng: &mut Rng| [n * k, m * k, m, n * m].map(|len| to_f64(&rng.vec(len)));
-            let [x, w, b, dy] = smooth(draw, |[x, w, b, _]| run(x, w, b).z);
+            let run =
+                |x: &[Running], w: &[Running], b: &[Running]| linear((n, k, m), x, w, Some(b), phi, skip.then_some(x));
+            let draw = |rng: &mut Rng| [n * k, m * k, m, n * m].map(|len| rng.vec(len));
+            let wide = |data: &[Vec<f32>; 4]| data.clone().map(|v| to_running(&v));
+            let data = smooth(draw, |data| {
+                let [x, w, b, _] = wide(data);
+                run(&x, &w, &b).z
+            });
+            let [x, w, b, dy] = wide(&data);
             let out = run(&x, &w, &b);
-            let mut g = LinearGrads { dx: vec![], dw: vec![0.0; m * k], db: vec![0.0; m] };
+            let mut g = LinearGrads { dx: vec![], dw: vec![Running::ZERO; m * k], db: vec![Running::ZERO; m] };
             linear_backward((n, k, m), &x, &w, phi, &out.z, &dy, skip, &mut g);
-            assert_gradient("dx", phi, &x, &g.dx, |x| dot(&run(x, &w, &b).y, &dy));
-            assert_gradient("dw", phi, &w, &g.dw, |w| dot(&run(&x, w, &b).y, &dy));
-            assert_gradient("db", phi, &b, &g.db, |b| dot(&run(&x, &w, b).y, &dy));
+            let dy = &data[3];
+            assert_gradient("dx", phi, &data[0], &g.dx, |x| dot(&run(x, &w, &b).y, dy));
+            assert_gradient("dw", phi, &data[1], &g.dw, |w| dot(&run(&x, w, &b).y, dy));
+            assert_gradient("db", phi, &data[2], &g.db, |b| dot(&run(&x, &w, b).y, dy));
         }
     }
 }
@@ -150,31 +163,37 @@ fn block_backward_equals_finite_differences_for_every_activation() {
     let (n, d, h) = (3, 3, 5);
     for phi in ACTIVATIONS {
         for skip in [true, false] {
-            let run = |x: &[f64], w1: &[f64], b1: &[f64], w2: &[f64], b2: &[f64]| {
+            let run = |x: &[Running], w1: &[Running], b1: &[Running], w2: &[Running], b2: &[Running]| {
                 block((n, d, h), x, BlockParams { w1, b1, w2, b2, phi, skip })
             };
-            let draw = |rng: &mut Rng| [n * d, h * d, h, d * h, d, n * d].map(|len| to_f64(&rng.vec(len)));
-            let [x, w1, b1, w2, b2, dy] = smooth(draw, |[x, w1, b1, w2, b2, _]| run(x, w1, b1, w2, b2).z);
+            let draw = |rng: &mut Rng| [n * d, h * d, h, d * h, d, n * d].map(|len| rng.vec(len));
+            let wide = |data: &[Vec<f32>; 6]| data.clone().map(|v| to_running(&v));
+            let data = smooth(draw, |data| {
+                let [x, w1, b1, w2, b2, _] = wide(data);
+                run(&x, &w1, &b1, &w2, &b2).z
+            });
+            let [x, w1, b1, w2, b2, dy] = wide(&data);
             let p = BlockParams { w1: &w1, b1: &b1, w2: &w2, b2: &b2, phi, skip };
             let mut g = BlockGrads::zeros((n, d, h));
             block_backward((n, d, h), &x, p, &block((n, d, h), &x, p), &dy, &mut g);
-            assert_gradient("dx", phi, &x, &g.dx, |x| dot(&run(x, &w1, &b1, &w2, &b2).y, &dy));
-            assert_gradient("dw1", phi, &w1, &g.dw1, |w1| dot(&run(&x, w1, &b1, &w2, &b2).y, &dy));
-            assert_gradient("db1", phi, &b1, &g.db1, |b1| dot(&run(&x, &w1, b1, &w2, &b2).y, &dy));
-            assert_gradient("dw2", phi, &w2, &g.dw2, |w2| dot(&run(&x, &w1, &b1, w2, &b2).y, &dy));
-            assert_gradient("db2", phi, &b2, &g.db2, |b2| dot(&run(&x, &w1, &b1, &w2, b2).y, &dy));
+            let dy = &data[5];
+            assert_gradient("dx", phi, &data[0], &g.dx, |x| dot(&run(x, &w1, &b1, &w2, &b2).y, dy));
+            assert_gradient("dw1", phi, &data[1], &g.dw1, |w1| dot(&run(&x, w1, &b1, &w2, &b2).y, dy));
+            assert_gradient("db1", phi, &data[2], &g.db1, |b1| dot(&run(&x, &w1, b1, &w2, &b2).y, dy));
+            assert_gradient("dw2", phi, &data[3], &g.dw2, |w2| dot(&run(&x, &w1, &b1, w2, &b2).y, dy));
+            assert_gradient("db2", phi, &data[4], &g.db2, |b2| dot(&run(&x, &w1, &b1, &w2, b2).y, dy));
         }
     }
 }
 
 #[test]
-fn the_f32_oracle_is_close_to_f64() {
+fn the_f32_oracle_is_within_its_error_bounds_of_f64() {
     let (n, d, h) = (5, 40, 60);
     for phi in ACTIVATIONS {
         let mut rng = Rng::new(11);
         let data =
             [n * d, h * d, h, d * h, d, n * d].map(|len| rng.vec(len).iter().map(|v| 0.2 * v).collect::<Vec<f32>>());
-        let wide = data.clone().map(|v| to_f64(&v));
+        let wide = data.clone().map(|v| to_running(&v));
         let [x, w1, b1, w2, b2, dy] = &data;
         let p = BlockParams { w1, b1, w2, b2, phi, skip: true };
         let out = block((n, d, h), x, p);
@@ -185,7 +204,6 @@ fn the_f32_oracle_is_close_to_f64() {
         let out64 = block((n, d, h), x, p);
         let mut g64 = BlockGrads::zeros((n, d, h));
         block_backward((n, d, h), x, p, &out64, dy, &mut g64);
-        // A chain of 60 roundings of numbers below 4, through two layers: 2 * 60 * 2^-24 * 4 at the very worst.
         let pairs = [
             ("y", &out.y, &out64.y),
             ("dx", &g.dx, &g64.dx),
@@ -195,10 +213,9 @@ fn the_f32_oracle_is_close_to_f64() {
             ("db2", &g.db2, &g64.db2),
         ];
         for (name, narrow, wide) in pairs {
-            for (a, b) in narrow.iter().zip(wide) {
-                let error = (f64::from(*a) - b).abs();
-                assert!(error < 480.0 * 2.0_f64.powi(-24), "{} {name}: {a} but {b}", phi.name());
-            }
+            assert_within(format_args!("{} {name}", phi.name()), narrow, wide);
+            // Through two layers of chains of 60 terms below 0.2: no bound is larger than this.
+            assert!(wide.iter().all(|w| w.error() < 480.0 * 2.0_f64.powi(-24)), "{} {name}: {wide:?}", phi.name());
         }
     }
 }

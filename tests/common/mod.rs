@@ -4,6 +4,7 @@
 
 use proptest::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use resblock::bounds::Running;
 use resblock::reference::{self, BlockGrads, BlockOut, BlockParams, LinearGrads, Real};
 use resblock::{
     Activation, Affine, Block, Blocking, Context, Gradients, Isa, Layer, Linear, MatMut, MatRef, Par, Skip, Stack,
@@ -84,6 +85,26 @@ pub(crate) fn assert_same(what: impl Display, got: &[f32], want: &[f32]) {
             want[i].to_bits(),
         );
     }
+}
+
+/// Panics where a computed value lies outside its running error bound; else the largest error as a fraction of its bound.
+#[track_caller]
+pub(crate) fn assert_within(what: impl Display, got: &[f32], want: &[Running]) -> f64 {
+    assert_eq!(got.len(), want.len(), "{what}: length");
+    let mut largest = 0.0_f64;
+    for (i, (&got, want)) in got.iter().zip(want).enumerate() {
+        let error = (f64::from(got) - want.value()).abs();
+        let bound = want.error();
+        assert!(error <= bound, "{what}[{i}]: {got} but {}, off by {error:e}, bound {bound:e}", want.value());
+        if error > 0.0 {
+            largest = largest.max(error / bound);
+        }
+    }
+    largest
+}
+
+pub(crate) fn to_running(v: &[f32]) -> Vec<Running> {
+    v.iter().map(|&x| Running::from(x)).collect()
 }
 
 pub(crate) fn to_f64(v: &[f32]) -> Vec<f64> {
