@@ -422,8 +422,8 @@ fn hostile_headers_are_refused() {
     }
 }
 
-/// Offsets that add up to what wraps around to the size of the file: the parser of the safetensors crate panics at these, or
-/// without overflow checks lets them pass.
+/// Sizes whose sum is just below 2^64, so that adding the header's overflows: the parser of the safetensors crate panics at these,
+/// in builds that check.
 #[test]
 #[cfg(target_pointer_width = "64")]
 fn sizes_that_add_up_to_more_than_there_is_are_refused() {

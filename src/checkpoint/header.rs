@@ -1,7 +1,7 @@
 //! The header of a safetensors file: 8 bytes of length, then JSON that gives each tensor's type, shape and place.
 //!
 //! It is read here, into the types of the `safetensors` crate and checked by them, since the crate's own `deserialize` (0.8)
-//! lets the last of two equal names win, and adds up sizes without a check for overflow.
+//! lets the last of two equal names win, and panics at sizes whose sum overflows (in builds that check).
 
 use super::CheckpointError;
 use safetensors::tensor::{Metadata, TensorInfo};
