@@ -117,7 +117,7 @@ impl Store {
             settings: self.settings.clone(),
             words: progress.rng.get_word_pos().to_string(),
             order: progress.order.clone(),
-            epochs: progress.epochs.iter().map(Epoch::to_bits).collect(),
+            epochs: progress.epochs.iter().copied().map(Epoch::to_bits).collect(),
         };
         let path = || self.path.clone();
         let note =

@@ -49,7 +49,7 @@ pub(crate) struct Epoch {
 }
 
 impl Epoch {
-    pub(crate) fn to_bits(&self) -> [u64; 3] {
+    pub(crate) fn to_bits(self) -> [u64; 3] {
         [self.train_loss, self.train_accuracy, self.held_out_accuracy].map(f64::to_bits)
     }
 
