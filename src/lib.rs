@@ -3,6 +3,8 @@
 
 mod activation;
 pub mod bounds;
+#[cfg(feature = "safetensors")]
+mod checkpoint;
 mod context;
 mod epilogue;
 mod error;
@@ -23,6 +25,8 @@ mod simd;
 mod weights;
 
 pub use activation::Activation;
+#[cfg(feature = "safetensors")]
+pub use checkpoint::{Checkpoint, CheckpointError, SavedOptimizer, Snapshot};
 pub use context::{Context, Workspace};
 pub use error::Error;
 pub use gemm::blocking::Blocking;

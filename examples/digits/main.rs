@@ -4,6 +4,7 @@
 //! ```text
 //! cargo run --release --example digits               # both nets, some seconds
 //! cargo run --release --example digits -- --seeds 5 # five of each, with mean and least accuracy
+//! cargo run --release --example digits -- --checkpoint out/run --resume # saved after every epoch; goes on if it was killed
 //! cargo run --release --example digits -- --help
 //! ```
 //!
@@ -23,13 +24,16 @@
 //! is not that for a stranger's hand. Learning rate, batch, epochs, noise and the plain net's scale were chosen by hand, with
 //! `--validate` (a fifth of the training images held out in place of that quarter) and seeds 101 to 105.
 //!
-//! The same seed gives the same numbers, on any number of threads and any instruction set; only the seconds differ.
+//! The same seed gives the same numbers, on any number of threads and any instruction set, killed and resumed or not; only the
+//! seconds differ.
 
+mod checkpoint;
 mod data;
 mod pictures;
 mod report;
 mod train;
 
+use checkpoint::{Settings, Store, StoreError};
 use clap::{Parser, ValueEnum};
 use data::{CLASSES, PIXELS, Split};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -40,6 +44,7 @@ use std::f32::consts::FRAC_1_SQRT_2;
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use train::{Outcome, Recipe};
 
 /// Trains deep residual and plain nets on handwritten digits and compares them.
@@ -91,6 +96,12 @@ struct Options {
     /// Folder for the pictures, made if need be
     #[arg(long, default_value = "out")]
     out: PathBuf,
+    /// Folder for a checkpoint of each net, saved after every epoch
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    /// Go on from the checkpoints that are there, to the same bits as if the run had never stopped
+    #[arg(long, requires = "checkpoint")]
+    resume: bool,
 }
 
 fn not_negative(text: &str) -> Result<f32, String> {
@@ -116,6 +127,13 @@ impl fmt::Display for Kind {
             Kind::Plain => "plain",
         })
     }
+}
+
+/// A net to be trained.
+struct Net {
+    kind: Kind,
+    seed: u64,
+    store: Option<Store>,
 }
 
 /// A trained net.
@@ -166,6 +184,33 @@ impl Options {
         }
     }
 
+    /// All that the bits of a trained net depend on.
+    fn settings(&self, kind: Kind, seed: u64) -> Settings {
+        let Self { depth, width, hidden, epochs, batch, lr, weight_decay, noise, validate, .. } = self;
+        let scale = self.config(kind, seed).branch_scale;
+        let settings: [(&str, &dyn fmt::Display); _] = [
+            ("kind", &kind),
+            ("seed", &seed),
+            ("depth", depth),
+            ("width", width),
+            ("hidden", hidden),
+            ("epochs", epochs),
+            ("batch", batch),
+            ("lr", lr),
+            ("weight-decay", weight_decay),
+            ("noise", noise),
+            ("scale", &scale),
+            ("validate", validate),
+        ];
+        settings.map(|(option, value)| (option.to_string(), value.to_string())).into()
+    }
+
+    fn net(&self, kind: Kind, seed: u64) -> Result<Net, StoreError> {
+        let path = self.checkpoint.as_ref().map(|folder| folder.join(format!("{kind}-{seed}.safetensors")));
+        let store = path.map(|path| Store::new(path, self.settings(kind, seed), self.resume)).transpose()?;
+        Ok(Net { kind, seed, store })
+    }
+
     fn context(&self) -> Result<Context, Box<dyn Error>> {
         let ctx = Context::new()?;
         if self.threads == 1 {
@@ -176,11 +221,13 @@ impl Options {
     }
 
     /// Trains one net behind a progress bar.
-    fn train(&self, ctx: &Context, split: &Split, kind: Kind, seed: u64) -> Result<Run, Box<dyn Error>> {
+    fn train(&self, ctx: &Context, split: &Split, net: &Net) -> Result<Run, Box<dyn Error>> {
+        let Net { kind, seed, ref store } = *net;
         let style = "{prefix:>18}  {bar:30} epoch {pos}/{len}  {msg}";
         let bar = ProgressBar::new(self.epochs.into()).with_style(ProgressStyle::with_template(style)?);
         bar.set_prefix(format!("{kind}, seed {seed}"));
-        let outcome = train::train(ctx, &self.config(kind, seed), &self.recipe(), split, |epoch| {
+        let (config, recipe) = (self.config(kind, seed), self.recipe());
+        let outcome = train::train(ctx, &config, &recipe, split, store.as_ref(), |epoch| {
             let (train, held_out) = (100.0 * epoch.train_accuracy, 100.0 * epoch.held_out_accuracy);
             bar.set_message(format!(
                 "loss {:.4}, accuracy {train:.1} % training, {held_out:.1} % held out",
@@ -193,23 +240,33 @@ impl Options {
     }
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("digits: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let split = Split::load(options.validate)?;
     let ctx = options.context()?;
     // Now rather than after the training, should it fail.
     fs::create_dir_all(&options.out).map_err(|e| format!("--out {}: {e}", options.out.display()))?;
-    println!("{}", report::heading(&options, &split, &ctx));
+    if let Some(folder) = &options.checkpoint {
+        fs::create_dir_all(folder).map_err(|e| format!("--checkpoint {}: {e}", folder.display()))?;
+    }
+    println!("{}", report::heading(options, &split, &ctx));
 
     let kinds = options.only.map_or(vec![Kind::Residual, Kind::Plain], |kind| vec![kind]);
     let end = options.seed.checked_add(options.seeds.into()).ok_or("--seed: too large for that many --seeds")?;
     let seeds = options.seed..end;
-    let mut runs = Vec::new();
-    for &kind in &kinds {
-        for seed in seeds.clone() {
-            runs.push(options.train(&ctx, &split, kind, seed)?);
-        }
-    }
+    // All of them first: a checkpoint in the way of the last is found before the first is trained.
+    let nets = kinds.iter().flat_map(|&kind| seeds.clone().map(move |seed| (kind, seed)));
+    let nets: Vec<Net> = nets.map(|(kind, seed)| options.net(kind, seed)).collect::<Result<_, _>>()?;
+    let runs: Vec<Run> = nets.iter().map(|net| options.train(&ctx, &split, net)).collect::<Result<_, _>>()?;
     let mut probes = Vec::new();
     if kinds.contains(&Kind::Plain) {
         for (label, scale) in [("He et al.", 1.0), ("as in the residual net", options.residual_scale())] {
@@ -217,14 +274,14 @@ fn main() -> Result<(), Box<dyn Error>> {
             probes.push(Probe { label, scale, flow: train::probe(&ctx, &config, &split)? });
         }
     }
-    println!("{}", report::nets(&options, &runs));
+    println!("{}", report::nets(options, &runs));
     if options.seeds > 1 {
         println!("{}", report::seeds(&kinds, &runs));
     }
     if !probes.is_empty() {
-        println!("{}", report::probes(&options, &probes));
+        println!("{}", report::probes(options, &probes));
     }
-    for path in pictures::write(&options, &runs, &probes)? {
+    for path in pictures::write(options, &runs, &probes)? {
         println!("wrote {}", path.display());
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! Training: one net from its seed to its measurements.
 
+use crate::checkpoint::{Progress, Store, StoreError};
 use crate::data::{CLASSES, Digits, PIXELS, Split};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -47,6 +48,17 @@ pub(crate) struct Epoch {
     pub(crate) held_out_accuracy: f64,
 }
 
+impl Epoch {
+    pub(crate) fn to_bits(self) -> [u64; 3] {
+        [self.train_loss, self.train_accuracy, self.held_out_accuracy].map(f64::to_bits)
+    }
+
+    pub(crate) fn from_bits(bits: [u64; 3]) -> Self {
+        let [train_loss, train_accuracy, held_out_accuracy] = bits.map(f64::from_bits);
+        Self { train_loss, train_accuracy, held_out_accuracy }
+    }
+}
+
 /// What came of a net.
 #[derive(Debug, Clone)]
 pub(crate) struct Outcome {
@@ -59,6 +71,15 @@ pub(crate) struct Outcome {
     pub(crate) flow_before: GradientFlow,
     pub(crate) flow_after: GradientFlow,
     pub(crate) seconds: f64,
+}
+
+/// What can stop a training.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TrainError {
+    #[error(transparent)]
+    Net(#[from] Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// Buffers that every step uses again.
@@ -83,14 +104,15 @@ pub(crate) fn probe(ctx: &Context, config: &StackConfig, split: &Split) -> Resul
     Trainer::new(ctx, config, 1, split)?.flow(&split.train)
 }
 
-/// Trains the net that `config` describes. `watch` is told of each epoch.
+/// Trains the net that `config` describes, from where `store` says that it has come to. `watch` is told of each epoch.
 pub(crate) fn train(
     ctx: &Context,
     config: &StackConfig,
     recipe: &Recipe,
     split: &Split,
+    store: Option<&Store>,
     mut watch: impl FnMut(&Epoch),
-) -> Result<Outcome, Error> {
+) -> Result<Outcome, TrainError> {
     let start = Instant::now();
     let (train, held_out) = (&split.train, &split.held_out);
     let batch = recipe.batch.min(train.len());
@@ -102,31 +124,39 @@ pub(crate) fn train(
     // A stream of its own: order and noise have nothing to do with the numbers that the initial weights were drawn from.
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
     rng.set_stream(1);
-    let mut order: Vec<usize> = (0..train.len()).collect();
+    let mut progress = Progress { rng, order: (0..train.len()).collect(), epochs: Vec::with_capacity(recipe.epochs) };
+    if let Some(store) = store {
+        store.load(&mut trainer.net, &mut optimizer, &mut progress, recipe.epochs)?;
+        progress.epochs.iter().for_each(&mut watch);
+    }
     // Images left over after the last whole batch wait for another epoch: a batch of a few would be a step of mostly noise.
     let steps = train.len() / batch;
     let total = (recipe.epochs * steps) as f64;
-    let mut epochs = Vec::with_capacity(recipe.epochs);
-    for epoch in 0..recipe.epochs {
-        order.shuffle(&mut rng);
+    for epoch in progress.epochs.len()..recipe.epochs {
+        let Progress { rng, order, epochs } = &mut progress;
+        order.shuffle(rng);
         let (mut loss, mut hits) = (0.0, 0);
         for (step, rows) in order.chunks_exact(batch).enumerate() {
             optimizer.lr = recipe.rate(((epoch * steps + step) as f64 + 0.5) / total);
-            let (batch_loss, batch_hits) = trainer.step(&mut optimizer, train, rows, recipe.noise, &mut rng)?;
+            let (batch_loss, batch_hits) = trainer.step(&mut optimizer, train, rows, recipe.noise, rng)?;
             loss += batch_loss / steps as f64;
             hits += batch_hits;
         }
         let train_accuracy = hits as f64 / (steps * batch) as f64;
         let (_, held_out_accuracy) = trainer.measure(held_out)?;
         let done = Epoch { train_loss: loss, train_accuracy, held_out_accuracy };
-        watch(&done);
         epochs.push(done);
+        if let Some(store) = store {
+            store.save(&trainer.net, &optimizer, &progress)?;
+        }
+        watch(&done);
     }
     let (train_loss, _) = trainer.measure(train)?;
     let (_, held_out_accuracy) = trainer.measure(held_out)?;
     let flow_after = trainer.flow(train)?;
     let seconds = start.elapsed().as_secs_f64();
     let parameters = trainer.net.parameter_count();
+    let epochs = progress.epochs;
     Ok(Outcome { parameters, epochs, train_loss, held_out_accuracy, flow_before, flow_after, seconds })
 }
 

@@ -10,6 +10,7 @@ use resblock::{
     Activation, Affine, Block, Blocking, Context, Gradients, Isa, Layer, Linear, MatMut, MatRef, Par, Skip, Stack,
 };
 use std::fmt::Display;
+use std::io::Write;
 use std::sync::OnceLock;
 
 /// Every activation; the slope is no power of two, so that its product rounds.
@@ -601,4 +602,21 @@ pub(crate) fn any_blocking() -> impl Strategy<Value = Blocking> {
 /// Any layout that an input may have.
 pub(crate) fn input_layout() -> impl Strategy<Value = Layout> {
     prop_oneof![prop::sample::select(&LAYOUTS[..]), prop::sample::select(&REPEATING[..])]
+}
+
+// ----------------------------------------------------------------------------------------------------- processes
+
+/// False, and says so, where tests cannot start processes: under emulation, or where the examples have not been built.
+pub(crate) fn may_start_processes(test: &str) -> bool {
+    let skip = std::env::var_os("RESBLOCK_NO_PROCESSES").is_some();
+    if skip {
+        // Not by `println!`, whose text is not seen when a test passes.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {test}, since RESBLOCK_NO_PROCESSES is set");
+    }
+    !skip
+}
+
+/// How often the tests that kill processes do so: `RESBLOCK_KILLS`, or a few times.
+pub(crate) fn kills(few: usize) -> usize {
+    std::env::var("RESBLOCK_KILLS").map_or(few, |n| n.parse().expect("RESBLOCK_KILLS: a number"))
 }
