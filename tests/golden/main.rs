@@ -8,6 +8,9 @@
 //! RESBLOCK_GOLDEN=write cargo test --test golden -- specification
 //! ```
 //!
+//! By default every configuration meets every thread count on the whole batch in default blocks, and every other block size and
+//! batch split on one thread count in turn. `RESBLOCK_GOLDEN=full` crosses all of them.
+//!
 //! A target without a hardware fused multiply-add is not skipped: `f32::mul_add` is exact in software too, so the test passes
 //! there, slowly, and says so.
 
@@ -39,13 +42,16 @@ const LARGE_BLOCKINGS: [Option<Blocking>; 2] = [None, Some(Blocking { rows: 9, h
 const LARGE_SPLITS: [Split; 2] = [&[], &[33, 1, 7, 40]];
 
 /// Prints what was compared, for the table of proofs.
-fn proof(what: &str, configs: usize, cuts: &str, cases: usize) {
+fn proof(what: &str, configs: usize, (blockings, splits): (&[Option<Blocking>], &[Split]), cases: usize) {
     let sets: Vec<&str> = isas().iter().map(|isa| isa.name()).collect();
     let build = if cfg!(debug_assertions) { "debug assertions" } else { "release" };
+    let crossed = if setting_is("full") { "crossed" } else { "each met, in turn" };
     println!(
-        "proof: bits equal the checked-in digests, {what} | {configs} configurations x sets {} x threads {THREADS:?} x {cuts}, \
-         {build} | {cases} | ok",
+        "proof: bits equal the checked-in digests, {what} | {configs} configurations x sets {} x threads {THREADS:?} x {} \
+         blockings x {} batch splits, {crossed}; {build} | {cases} | ok",
         sets.join(" "),
+        blockings.len(),
+        splits.len(),
     );
 }
 
@@ -57,6 +63,21 @@ fn has_hardware_fma() -> bool {
     return cfg!(any(target_arch = "aarch64", target_feature = "fma"));
 }
 
+fn setting_is(value: &str) -> bool {
+    std::env::var("RESBLOCK_GOLDEN").is_ok_and(|setting| setting == value)
+}
+
+/// Every way to run something on one instruction set: threads, block sizes and how the batch is cut.
+fn ways(blockings: &[Option<Blocking>], splits: &[Split]) -> Vec<(Threads, Blocking, Split)> {
+    let cuts = blockings.iter().flat_map(|&blocking| splits.iter().map(move |&split| (blocking, split)));
+    let ways = cuts.enumerate().flat_map(|(i, (blocking, split))| {
+        let all = i == 0 || setting_is("full");
+        let in_turn = THREADS.into_iter().enumerate().filter(move |&(t, _)| all || t == i % THREADS.len());
+        in_turn.map(move |(_, threads)| (threads, blocking.unwrap_or_default(), split))
+    });
+    ways.collect()
+}
+
 /// Runs every configuration in every way and compares digests.
 fn reproduce(what: &str, configs: &[Config], blockings: &[Option<Blocking>], splits: &[Split]) {
     let expected = digest::checked_in();
@@ -64,9 +85,9 @@ fn reproduce(what: &str, configs: &[Config], blockings: &[Option<Blocking>], spl
     for config in configs {
         let (name, problem) = (config.to_string(), config.problem());
         let want = expected.get(&name[..]).unwrap_or_else(|| panic!("no digest of {name:?} is checked in"));
-        for (isa, threads) in isas().into_iter().flat_map(|isa| THREADS.map(|threads| (isa, threads))) {
-            for (&blocking, &split) in blockings.iter().flat_map(|b| splits.iter().map(move |s| (b, s))) {
-                let ctx = context(isa).with_blocking(blocking.unwrap_or_default());
+        for isa in isas() {
+            for (threads, blocking, split) in ways(blockings, splits) {
+                let ctx = context(isa).with_blocking(blocking);
                 let what = format!("{name}, {threads:?}, {ctx:?}, pieces {split:?}");
                 let (inferred, fresh, accumulated) = threads.run(ctx, |ctx| {
                     let mut ws = Workspace::new();
@@ -90,8 +111,7 @@ fn reproduce(what: &str, configs: &[Config], blockings: &[Option<Blocking>], spl
             }
         }
     }
-    let cuts = format!("{} blockings x {} batch splits", blockings.len(), splits.len());
-    proof(what, configs.len(), &cuts, cases);
+    proof(what, configs.len(), (blockings, splits), cases);
 }
 
 #[test]
@@ -111,7 +131,7 @@ fn the_checked_in_digests_are_what_the_specification_says() {
     for run in training::RUNS {
         writeln!(text, "{}: {}", run.name, run.oracle()).expect("a string");
     }
-    if std::env::var("RESBLOCK_GOLDEN").is_ok_and(|value| value == "write") {
+    if setting_is("write") {
         std::fs::write(digest::PATH, &text).expect("a writable file");
         return println!("golden: wrote {}", digest::PATH);
     }
@@ -156,14 +176,14 @@ fn training_runs_of_20_steps_reproduce_the_digests() {
     let mut cases = 0;
     for run in training::RUNS {
         let want = expected.get(run.name).unwrap_or_else(|| panic!("no digest of {:?} is checked in", run.name));
-        for (isa, threads) in isas().into_iter().flat_map(|isa| THREADS.map(|threads| (isa, threads))) {
-            for (blocking, split) in LARGE_BLOCKINGS.into_iter().zip(LARGE_SPLITS) {
-                let ctx = context(isa).with_blocking(blocking.unwrap_or_default());
+        for isa in isas() {
+            for (threads, blocking, split) in ways(&LARGE_BLOCKINGS, &LARGE_SPLITS) {
+                let ctx = context(isa).with_blocking(blocking);
                 let got = threads.run(ctx, |ctx| run.run(&ctx, split));
                 assert_eq!(got, *want, "{}, {threads:?}, {ctx:?}, pieces {split:?}", run.name);
                 cases += 1;
             }
         }
     }
-    proof("training runs of 20 steps", training::RUNS.len(), "2 blockings, each with a batch split", cases);
+    proof("training runs of 20 steps", training::RUNS.len(), (&LARGE_BLOCKINGS, &LARGE_SPLITS), cases);
 }
