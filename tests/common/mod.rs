@@ -2,6 +2,8 @@
 //! the instruction sets, threads and block sizes that every promise is checked on.
 #![allow(dead_code, reason = "each test binary compiles this file and uses a part of it")]
 
+pub(crate) mod problem;
+
 use proptest::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use resblock::bounds::Running;
@@ -153,7 +155,7 @@ pub(crate) fn fastest() -> Context {
 }
 
 /// Every set against the sequential oracle, and the fastest alone where the point is not the instruction set.
-pub(crate) const POOLS: [usize; 4] = [1, 2, 3, 8];
+pub(crate) const POOLS: [usize; 5] = [1, 2, 3, 8, 16];
 
 /// The pool of so many threads, made once.
 pub(crate) fn pool(threads: usize) -> &'static ThreadPool {

@@ -1,0 +1,52 @@
+//! Every public type may be sent to and shared by threads, and all but those that borrow mutably may be seen after a caught
+//! panic: asserted when this file compiles.
+
+use resblock::reference::{BlockGrads, BlockOut, BlockParams, LinearGrads, LinearOut};
+use resblock::{
+    Activation, AdamW, Affine, AffineName, Block, Blocking, Context, Error, GradMode, GradientFlow, Gradients, Init,
+    Isa, IsaList, KernelBench, Linear, MatMut, MatRef, PanelMat, Par, Parameter, Pass, Peak, Scheme, Sgd, Skip, Stack,
+    StackConfig, Weights, Workspace,
+};
+use std::panic::{RefUnwindSafe, UnwindSafe};
+
+const fn crosses_threads<T: Send + Sync + RefUnwindSafe>() {}
+const fn survives_panics<T: UnwindSafe>() {}
+
+/// Asserts the traits, and keeps the names.
+macro_rules! assert_traits {
+    ($list:ident: $($type:ty),* ; $($bound:ident),*) => {
+        const $list: &[&str] = &[$(stringify!($type)),*];
+        const _: () = { assert_traits!(@each [$($type),*] [$($bound),*]); };
+    };
+    (@each [$($type:ty),*] $bounds:tt) => { $(assert_traits!(@one $type, $bounds);)* };
+    (@one $type:ty, [$($bound:ident),*]) => { $($bound::<$type>();)* };
+}
+
+assert_traits!(VALUES:
+    Activation, AdamW, Affine, AffineName, Block, Blocking, Context, Error, GradMode, GradientFlow, Gradients, Init, Isa,
+    IsaList, KernelBench, Linear, MatRef<'_>, PanelMat, Par, Parameter<'_>, Peak, Scheme, Sgd, Skip, Stack, StackConfig,
+    Weights, Workspace, BlockGrads<f32>, BlockOut<f32>, BlockParams<'_, f32>, LinearGrads<f32>, LinearOut<f32>;
+    crosses_threads, survives_panics
+);
+assert_traits!(BORROWS: MatMut<'_>, Pass<'_, Linear>, Pass<'_, Block>, Pass<'_, Stack>; crosses_threads);
+
+/// The names in `src/lib.rs` that begin with a capital: types, and two traits.
+fn exported() -> Vec<&'static str> {
+    let uses = include_str!("../src/lib.rs").split("pub use ").skip(1);
+    let names = uses.flat_map(|rest| rest.split(';').next().unwrap_or_default().split(|c: char| !c.is_alphanumeric()));
+    names.filter(|name| name.starts_with(char::is_uppercase) && !["Layer", "Optimizer"].contains(name)).collect()
+}
+
+#[test]
+fn no_exported_type_is_left_out() {
+    let exported = exported();
+    assert!(exported.len() > 20, "src/lib.rs is read: {exported:?}");
+    for name in &exported {
+        let asserted = VALUES.iter().chain(BORROWS).any(|ty| ty.split('<').next() == Some(name));
+        assert!(asserted, "{name} is exported by src/lib.rs: assert its auto traits here");
+    }
+    let cases = VALUES.len() + BORROWS.len();
+    println!(
+        "proof: public types are Send, Sync and unwind-safe | tests/auto_traits.rs, as it compiles | {cases} | ok"
+    );
+}
