@@ -3,6 +3,7 @@
 
 use crate::context::Context;
 use crate::error::Error;
+use crate::gemm::buffers::zeros;
 use crate::layers::Layer;
 use crate::layers::gradients::Gradients;
 use crate::simd::{Isa, Kernel, Simd};
@@ -13,7 +14,8 @@ pub trait Optimizer {
     /// nothing.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] if gradients or the optimiser's state belong to another network. Nothing is changed then.
+    /// [`Error::Mismatch`] if gradients or the optimiser's state belong to another network, [`Error::Memory`] if there is no
+    /// memory for the state. Nothing is changed then.
     fn step<L: Layer>(&mut self, ctx: &Context, layer: &mut L, grads: &Gradients) -> Result<(), Error>;
 }
 
@@ -117,7 +119,11 @@ impl State {
         };
         let n = layer.affine_count();
         if self.affines.is_empty() {
-            self.affines = (0..n).map(|i| lens(layer, i).map(|len| vec![0.0; len])).collect();
+            let state = (0..n).map(|i| {
+                let [weights, bias] = lens(layer, i);
+                Ok([zeros(weights)?, zeros(bias)?])
+            });
+            self.affines = state.collect::<Result<_, Error>>()?;
         }
         let fits = |i: usize| self.affines.get(i).is_some_and(|s| [s[0].len(), s[1].len()] == lens(layer, i));
         if let Some(index) = (0..n.max(self.affines.len())).find(|&i| i >= n || !fits(i)) {
