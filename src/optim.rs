@@ -3,6 +3,7 @@
 
 use crate::context::Context;
 use crate::error::Error;
+use crate::gemm::buffers::zeros;
 use crate::layers::Layer;
 use crate::layers::gradients::Gradients;
 use crate::simd::{Isa, Kernel, Simd};
@@ -13,7 +14,8 @@ pub trait Optimizer {
     /// nothing.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] if gradients or the optimiser's state belong to another network. Nothing is changed then.
+    /// [`Error::Mismatch`] if gradients or the optimiser's state belong to another network, [`Error::Memory`] if there is no
+    /// memory for the state. Nothing is changed then.
     fn step<L: Layer>(&mut self, ctx: &Context, layer: &mut L, grads: &Gradients) -> Result<(), Error>;
 }
 
@@ -109,9 +111,12 @@ impl State {
     }
 
     /// `count` moments of zero for each parameter.
-    pub(crate) fn zeros<L: Layer>(layer: &L, count: usize) -> Self {
-        let affines = (0..layer.affine_count()).map(|i| Self::lens(layer, i, count).map(|len| vec![0.0; len]));
-        Self { affines: affines.collect() }
+    pub(crate) fn zeros<L: Layer>(layer: &L, count: usize) -> Result<Self, Error> {
+        let affines = (0..layer.affine_count()).map(|i| {
+            let [weights, bias] = Self::lens(layer, i, count);
+            Ok([zeros(weights)?, zeros(bias)?])
+        });
+        Ok(Self { affines: affines.collect::<Result<_, _>>()? })
     }
 
     /// That these moments belong to a network of `layer`'s shape, or have not been made yet.
@@ -153,7 +158,7 @@ impl State {
     ) -> Result<(), Error> {
         grads.check("grads", layer)?;
         if self.affines.is_empty() {
-            *self = Self::zeros(layer, count);
+            *self = Self::zeros(layer, count)?;
         }
         self.check(layer, count)?;
         for ((i, grad), [weights, bias]) in grads.affines.iter().enumerate().zip(&mut self.affines) {

@@ -17,7 +17,7 @@ impl Weights {
     /// Packs `w`, (outputs, inputs) as PyTorch and safetensors store it. A transposed view serves for (inputs, outputs).
     ///
     /// # Errors
-    /// [`Error::Overflow`] if the size overflows.
+    /// [`Error::Overflow`] if the size overflows, [`Error::Memory`] if there is not so much memory.
     pub fn new(w: MatRef<'_>) -> Result<Self, Error> {
         Ok(Self { panels: PanelMat::from_mat(w.t())? })
     }
@@ -88,13 +88,15 @@ impl Affine {
     /// From weights (outputs, inputs) and a bias for each output.
     ///
     /// # Errors
-    /// [`Error::Length`] if the bias has another length than W has outputs; [`Error::Overflow`] if the size overflows.
+    /// [`Error::Length`] if the bias has another length than W has outputs; [`Error::Overflow`] if the size overflows,
+    /// [`Error::Memory`] if there is not so much memory.
     pub fn new(w: MatRef<'_>, bias: Option<&[f32]>) -> Result<Self, Error> {
         if let Some(bias) = bias {
             crate::error::expect_len("bias", w.rows(), bias.len())?;
         }
+        let weights = Weights::new(w)?;
         let bias = bias.map(|b| PanelMat::from_mat(MatRef::new(b, 1, b.len())?)).transpose()?;
-        Ok(Self { weights: Weights::new(w)?, bias })
+        Ok(Self { weights, bias })
     }
 
     /// The weights.

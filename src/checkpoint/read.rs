@@ -144,7 +144,7 @@ impl<'a> Checkpoint<'a> {
 
     fn read_moments<L: Layer, O: Parts>(&self, layer: &L, room: &mut Vec<f32>) -> Result<State, Error> {
         let count = O::MOMENTS.len();
-        let mut state = State::zeros(layer, count);
+        let mut state = State::zeros(layer, count)?;
         for (i, p) in parameters(layer) {
             for (at, moment) in O::MOMENTS.iter().enumerate() {
                 let Some(to) = state.moment_mut(i, p.is_bias(), at, count) else { continue };

@@ -32,6 +32,15 @@ fn layout(len: usize) -> Result<Layout, Error> {
     Layout::from_size_align(bytes, align).map_err(|_| Error::Memory { bytes })
 }
 
+/// A vector of `len` zeros, or an error where `vec!` would abort.
+pub(crate) fn zeros(len: usize) -> Result<Vec<f32>, Error> {
+    let mut values = Vec::new();
+    let bytes = len.saturating_mul(size_of::<f32>());
+    values.try_reserve_exact(len).map_err(|_| Error::Memory { bytes })?;
+    values.resize(len, 0.0);
+    Ok(values)
+}
+
 impl Buffer {
     /// Makes room for `len` floats. When that takes new memory, all of it is zero.
     pub(crate) fn grow(&mut self, len: usize) -> Result<(), Error> {

@@ -69,6 +69,9 @@ impl Kernel for PackRows<'_> {
 /// Copies panels to the rows of `out` from `first_row` on. Any strides.
 pub(crate) fn unpack(panel_matrix: PanelRef<'_>, out: &mut MatMut<'_>, first_row: usize) {
     let cells = In::from(panel_matrix);
+    if panel_matrix.cols() == 0 {
+        return;
+    }
     for i in 0..panel_matrix.rows() {
         for p in 0..panels(panel_matrix.cols()) {
             for (lane, &v) in cells.at(i, p).iter().enumerate() {

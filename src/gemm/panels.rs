@@ -32,12 +32,19 @@ pub(crate) const fn panels(cols: usize) -> usize {
     cols.div_ceil(PANEL)
 }
 
-/// Floats that a `rows x cols` matrix takes in panels, or an error if that overflows.
+/// Floats that a `rows x cols` matrix takes in panels, or an error if that overflows. A matrix without rows or columns takes none,
+/// but one row and one panel of it must be within limits: so neither the distance of its panels nor a padded width overflows.
 pub(crate) fn panel_len(operand: &'static str, rows: usize, cols: usize) -> Result<usize, Error> {
-    cols.checked_next_multiple_of(PANEL)
-        .and_then(|padded| padded.checked_mul(rows))
-        .filter(|&n| n <= isize::MAX as usize / size_of::<f32>())
-        .ok_or(Error::Overflow { operand, rows, cols, strides: (PANEL, 1) })
+    let fits = cols
+        .max(1)
+        .checked_next_multiple_of(PANEL)
+        .and_then(|padded| padded.checked_mul(rows.max(1)))
+        .is_some_and(|n| n <= isize::MAX as usize / size_of::<f32>());
+    if fits {
+        Ok(panels(cols) * PANEL * rows)
+    } else {
+        Err(Error::Overflow { operand, rows, cols, strides: (PANEL, 1) })
+    }
 }
 
 /// A matrix in panels, borrowed.
@@ -143,7 +150,8 @@ impl PanelMat {
     /// A copy of `m`.
     ///
     /// # Errors
-    /// [`Error::Overflow`] if the size overflows (a view with stride 0 can be larger than its slice).
+    /// [`Error::Overflow`] if the size overflows (a view with stride 0 can be larger than its slice), [`Error::Memory`] if there
+    /// is not so much memory.
     pub fn from_mat(m: MatRef<'_>) -> Result<Self, Error> {
         let mut mat = Self::zeros(m.rows(), m.cols())?;
         super::pack::pack(Isa::Scalar, m, mat.view_mut());

@@ -41,7 +41,7 @@ impl Block {
     /// y = x + G(x) on `d` features with `h` hidden ones, weights drawn by `init`, biases zero.
     ///
     /// # Errors
-    /// [`Error::Overflow`] if a size overflows.
+    /// [`Error::Overflow`] if a size overflows, [`Error::Memory`] if there is not so much memory.
     pub fn residual(d: usize, h: usize, phi: Activation, init: &mut Init) -> Result<Self, Error> {
         Self::with_init(d, h, phi, Skip::Identity, 1.0, init)
     }
@@ -49,7 +49,7 @@ impl Block {
     /// y = G(x), otherwise as [`Block::residual`].
     ///
     /// # Errors
-    /// [`Error::Overflow`] if a size overflows.
+    /// [`Error::Overflow`] if a size overflows, [`Error::Memory`] if there is not so much memory.
     pub fn plain(d: usize, h: usize, phi: Activation, init: &mut Init) -> Result<Self, Error> {
         Self::with_init(d, h, phi, Skip::None, 1.0, init)
     }
@@ -57,7 +57,7 @@ impl Block {
     /// As [`Block::residual`] or [`Block::plain`], with the second weights scaled by `branch_scale`.
     ///
     /// # Errors
-    /// [`Error::Overflow`] if a size overflows.
+    /// [`Error::Overflow`] if a size overflows, [`Error::Memory`] if there is not so much memory.
     pub fn with_init(
         d: usize,
         h: usize,

@@ -2,6 +2,7 @@
 
 use super::Layer;
 use crate::error::Error;
+use crate::gemm::buffers::zeros;
 use crate::gemm::panels::PanelMat;
 use crate::mat::{MatMut, MatRef};
 use crate::weights::{Affine, Weights};
@@ -142,13 +143,13 @@ impl Gradients {
     /// Zero gradients for every parameter of `layer`.
     ///
     /// # Errors
-    /// [`Error::Overflow`] if a size overflows.
+    /// [`Error::Overflow`] if a size overflows, [`Error::Memory`] if there is not so much memory.
     pub fn new<L: Layer>(layer: &L) -> Result<Self, Error> {
         let one = |i| -> Result<_, Error> {
             let name = layer.affine_name(i);
             let Some(map) = layer.affine(i) else { return Ok(AffineGrad { name, dw: None, db: None }) };
             let dw = Some(PanelMat::zeros(map.inputs(), map.outputs())?);
-            Ok(AffineGrad { name, dw, db: map.bias().map(|b| vec![0.0; b.len()]) })
+            Ok(AffineGrad { name, dw, db: map.bias().map(|b| zeros(b.len())).transpose()? })
         };
         Ok(Self { affines: (0..layer.affine_count()).map(one).collect::<Result<_, _>>()? })
     }

@@ -1,6 +1,8 @@
 //! Initial weights from a seed.
 
 use crate::error::Error;
+use crate::gemm::buffers::zeros;
+use crate::gemm::panels::panel_len;
 use crate::mat::MatRef;
 use crate::weights::Affine;
 use rand_chacha::ChaCha8Rng;
@@ -49,32 +51,29 @@ impl Init {
     /// Weights (outputs, inputs) of the scheme times `scale`, bias zero.
     ///
     /// # Errors
-    /// [`Error::Overflow`] if the size overflows.
+    /// [`Error::Overflow`] if the size overflows, [`Error::Memory`] if there is not so much memory.
     pub fn affine(&mut self, inputs: usize, outputs: usize, scale: f32) -> Result<Affine, Error> {
         let overflow = Error::Overflow { operand: "weights", rows: outputs, cols: inputs, strides: (inputs, 1) };
-        let len = inputs.checked_mul(outputs).filter(|&n| n <= isize::MAX as usize / 4).ok_or(overflow)?;
+        panel_len("weights", inputs, outputs).map_err(|_| overflow)?;
+        let (mut w, bias) = (zeros(inputs * outputs)?, zeros(outputs)?);
         let (fan_in, both) = (inputs as f64, inputs as f64 + outputs as f64);
         let (normal, spread) = match self.scheme {
             Scheme::HeNormal => (true, libm::sqrt(2.0 / fan_in)),
             Scheme::HeUniform => (false, libm::sqrt(6.0 / fan_in)),
             Scheme::XavierNormal => (true, libm::sqrt(2.0 / both)),
             Scheme::XavierUniform => (false, libm::sqrt(6.0 / both)),
-            Scheme::Zeros => {
-                return Affine::new(MatRef::new(&vec![0.0; len], outputs, inputs)?, Some(&vec![0.0; outputs]));
-            }
+            Scheme::Zeros => return Affine::new(MatRef::new(&w, outputs, inputs)?, Some(&bias)),
         };
         let spread = spread as f32 * scale;
-        let w: Vec<f32> = (0..len)
-            .map(|_| {
-                let unit: f32 = if normal {
-                    StandardNormal.sample(&mut self.rng)
-                } else {
-                    let u: f32 = StandardUniform.sample(&mut self.rng);
-                    2.0 * u - 1.0
-                };
-                unit * spread
-            })
-            .collect();
-        Affine::new(MatRef::new(&w, outputs, inputs)?, Some(&vec![0.0; outputs]))
+        for w in &mut w {
+            let unit: f32 = if normal {
+                StandardNormal.sample(&mut self.rng)
+            } else {
+                let u: f32 = StandardUniform.sample(&mut self.rng);
+                2.0 * u - 1.0
+            };
+            *w = unit * spread;
+        }
+        Affine::new(MatRef::new(&w, outputs, inputs)?, Some(&bias))
     }
 }

@@ -29,7 +29,7 @@ impl Linear {
     /// With weights drawn by `init` and a bias of zeros.
     ///
     /// # Errors
-    /// [`Error::Overflow`] if the size overflows.
+    /// [`Error::Overflow`] if the size overflows, [`Error::Memory`] if there is not so much memory.
     pub fn with_init(inputs: usize, outputs: usize, phi: Activation, init: &mut Init) -> Result<Self, Error> {
         Ok(Self::new(init.affine(inputs, outputs, 1.0)?, phi))
     }

@@ -56,7 +56,8 @@ pub trait Layer: Stages + Sized {
     /// y = f(x), nothing kept. x: `n x inputs`, y: `n x outputs`; any strides, any n, 0 included.
     ///
     /// # Errors
-    /// [`Error::Shape`] naming `x` or `y`; [`Error::Overflow`] if a size overflows. `y` is then untouched.
+    /// [`Error::Shape`] naming `x` or `y`; [`Error::Overflow`] if a size overflows, [`Error::Memory`] if there is no memory for
+    /// the workspace. `y` is then untouched.
     fn infer(&self, ctx: &Context, ws: &mut Workspace, x: MatRef<'_>, y: MatMut<'_>) -> Result<(), Error> {
         check(self, x, &y)?;
         forward(ctx, ws, self, x, None, y, false).map(|_| ())
@@ -66,7 +67,8 @@ pub trait Layer: Stages + Sized {
     /// [`Pass`] borrows layer and workspace, so that neither can change before it is used or dropped.
     ///
     /// # Errors
-    /// [`Error::Shape`] naming `x` or `y`; [`Error::Overflow`] if a size overflows. `y` is then untouched.
+    /// [`Error::Shape`] naming `x` or `y`; [`Error::Overflow`] if a size overflows, [`Error::Memory`] if there is no memory for
+    /// the workspace. `y` is then untouched.
     fn forward<'a>(
         &'a self,
         ctx: &Context,
@@ -112,7 +114,7 @@ impl<L: Layer> Pass<'_, L> {
     ///
     /// # Errors
     /// [`Error::Shape`] naming `dy` or `dx`, [`Error::Mismatch`] if `grads` was made for another network,
-    /// [`Error::Overflow`]. Outputs are then untouched.
+    /// [`Error::Overflow`], [`Error::Memory`]. Outputs are then untouched.
     pub fn backward(
         self,
         dy: MatRef<'_>,

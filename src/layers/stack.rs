@@ -67,18 +67,20 @@ impl Stack {
     /// With projections, weights drawn as `config` says and biases of zeros.
     ///
     /// # Errors
-    /// [`Error::Overflow`] if a size overflows.
+    /// [`Error::Overflow`] if a size overflows, [`Error::Memory`] if there is not so much memory.
     pub fn new(config: &StackConfig) -> Result<Self, Error> {
         let StackConfig { inputs, width, hidden, blocks, outputs, activation, skip, scheme, branch_scale, seed } =
             *config;
         let mut init = Init::new(scheme, seed);
-        Ok(Self {
-            input: Some(Linear::with_init(inputs, width, Activation::Identity, &mut init)?),
-            blocks: (0..blocks)
-                .map(|_| Block::with_init(width, hidden, activation, skip, branch_scale, &mut init))
-                .collect::<Result<_, _>>()?,
-            output: Some(Linear::with_init(width, outputs, Activation::Identity, &mut init)?),
-        })
+        let input = Linear::with_init(inputs, width, Activation::Identity, &mut init)?;
+        let mut list = Vec::new();
+        let bytes = blocks.saturating_mul(size_of::<Block>());
+        list.try_reserve_exact(blocks).map_err(|_| Error::Memory { bytes })?;
+        for _ in 0..blocks {
+            list.push(Block::with_init(width, hidden, activation, skip, branch_scale, &mut init)?);
+        }
+        let output = Linear::with_init(width, outputs, Activation::Identity, &mut init)?;
+        Ok(Self { input: Some(input), blocks: list, output: Some(output) })
     }
 
     /// From an input projection, blocks (none, perhaps) and an output projection.

@@ -242,7 +242,7 @@ impl Layout {
 }
 
 /// A NaN that no computation makes. A kernel that reads one poisons its result; one that writes one is found.
-const CANARY: u32 = 0x7fd5_c0de;
+pub(crate) const CANARY: u32 = 0x7fd5_c0de;
 /// Canaries before and after; odd, so that no view is aligned.
 const MARGIN: usize = 21;
 
