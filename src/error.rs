@@ -110,6 +110,10 @@ pub enum Error {
         /// Index of the first parameter that differs.
         index: usize,
     },
+    /// A saved network that cannot be written, read, or put into this one.
+    #[cfg(feature = "safetensors")]
+    #[error(transparent)]
+    Checkpoint(#[from] crate::checkpoint::CheckpointError),
 }
 
 /// Checks a matrix shape: `Error::Shape` with the operand's name where it differs.

@@ -2,6 +2,8 @@
 #![warn(rustdoc::broken_intra_doc_links)]
 
 mod activation;
+#[cfg(feature = "safetensors")]
+mod checkpoint;
 mod context;
 mod epilogue;
 mod error;
@@ -22,6 +24,8 @@ mod simd;
 mod weights;
 
 pub use activation::Activation;
+#[cfg(feature = "safetensors")]
+pub use checkpoint::{Checkpoint, CheckpointError, SavedOptimizer, Snapshot};
 pub use context::{Context, Workspace};
 pub use error::Error;
 pub use gemm::blocking::Blocking;

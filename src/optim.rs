@@ -26,7 +26,7 @@ pub struct Sgd {
     pub momentum: f32,
     /// L2 penalty on weights (not biases).
     pub weight_decay: f32,
-    state: State,
+    pub(crate) state: State,
 }
 
 impl Sgd {
@@ -58,8 +58,8 @@ pub struct AdamW {
     pub eps: f32,
     /// Decoupled decay of weights (not biases).
     pub weight_decay: f32,
-    steps: u64,
-    state: State,
+    pub(crate) steps: u64,
+    pub(crate) state: State,
 }
 
 impl AdamW {
@@ -95,11 +95,53 @@ impl Optimizer for AdamW {
 
 /// Moments of every parameter, stored as the parameter is: for each affine map those of the weights and those of the bias.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct State {
+#[allow(unreachable_pub, reason = "part of what seals `SavedOptimizer`: nameable by nobody outside")]
+pub struct State {
     affines: Vec<[Vec<f32>; 2]>,
 }
 
 impl State {
+    /// Floats of the moments of weights and bias of affine map `index`.
+    fn lens<L: Layer>(layer: &L, index: usize, count: usize) -> [usize; 2] {
+        layer
+            .affine(index)
+            .map_or([0, 0], |a| [count * a.weights().as_slice().len(), count * a.bias().map_or(0, <[f32]>::len)])
+    }
+
+    /// `count` moments of zero for each parameter.
+    pub(crate) fn zeros<L: Layer>(layer: &L, count: usize) -> Self {
+        let affines = (0..layer.affine_count()).map(|i| Self::lens(layer, i, count).map(|len| vec![0.0; len]));
+        Self { affines: affines.collect() }
+    }
+
+    /// That these moments belong to a network of `layer`'s shape, or have not been made yet.
+    pub(crate) fn check<L: Layer>(&self, layer: &L, count: usize) -> Result<(), Error> {
+        if self.affines.is_empty() {
+            return Ok(());
+        }
+        let n = layer.affine_count();
+        let fits =
+            |i: usize| self.affines.get(i).is_some_and(|s| [s[0].len(), s[1].len()] == Self::lens(layer, i, count));
+        match (0..n.max(self.affines.len())).find(|&i| i >= n || !fits(i)) {
+            Some(index) => Err(Error::Mismatch { operand: "optimiser state", index }),
+            None => Ok(()),
+        }
+    }
+
+    /// Moment `at` of `count` of a parameter, laid out as the parameter is. None before they are made.
+    pub(crate) fn moment(&self, affine: usize, is_bias: bool, at: usize, count: usize) -> Option<&[f32]> {
+        let moments = &self.affines.get(affine)?[usize::from(is_bias)];
+        let len = moments.len() / count;
+        Some(&moments[at * len..][..len])
+    }
+
+    /// As [`State::moment`], to be changed.
+    pub(crate) fn moment_mut(&mut self, affine: usize, is_bias: bool, at: usize, count: usize) -> Option<&mut [f32]> {
+        let moments = &mut self.affines.get_mut(affine)?[usize::from(is_bias)];
+        let len = moments.len() / count;
+        Some(&mut moments[at * len..][..len])
+    }
+
     /// Runs `rule(isa, p, g, moments, is weights)` on every parameter with a gradient; `moments` has `count * p.len()` floats.
     fn update<L: Layer>(
         &mut self,
@@ -110,19 +152,10 @@ impl State {
         rule: impl Fn(Isa, &mut [f32], &[f32], &mut [f32], bool),
     ) -> Result<(), Error> {
         grads.check("grads", layer)?;
-        let lens = |layer: &L, i| {
-            layer.affine(i).map_or([0, 0], |a: &crate::Affine| {
-                [count * a.weights().as_slice().len(), count * a.bias().map_or(0, <[f32]>::len)]
-            })
-        };
-        let n = layer.affine_count();
         if self.affines.is_empty() {
-            self.affines = (0..n).map(|i| lens(layer, i).map(|len| vec![0.0; len])).collect();
+            *self = Self::zeros(layer, count);
         }
-        let fits = |i: usize| self.affines.get(i).is_some_and(|s| [s[0].len(), s[1].len()] == lens(layer, i));
-        if let Some(index) = (0..n.max(self.affines.len())).find(|&i| i >= n || !fits(i)) {
-            return Err(Error::Mismatch { operand: "optimiser state", index });
-        }
+        self.check(layer, count)?;
         for ((i, grad), [weights, bias]) in grads.affines.iter().enumerate().zip(&mut self.affines) {
             let Some(affine) = layer.affine_mut(i) else { continue };
             if let Some(dw) = &grad.dw {

@@ -67,6 +67,11 @@ impl<'a> PanelRef<'a> {
         self.data
     }
 
+    /// Element (i, j), or `None` outside the matrix.
+    pub(crate) fn get(&self, i: usize, j: usize) -> Option<f32> {
+        (i < self.rows && j < self.cols).then(|| self.data[(j / PANEL * self.rows + i) * PANEL + j % PANEL])
+    }
+
     /// Floats from one panel to the next.
     pub(crate) fn stride(&self) -> usize {
         self.rows * PANEL
@@ -152,7 +157,7 @@ impl PanelMat {
 
     /// Element (i, j), or `None` outside the matrix.
     pub fn get(&self, i: usize, j: usize) -> Option<f32> {
-        (i < self.rows && j < self.cols).then(|| self.view().data[(j / PANEL * self.rows + i) * PANEL + j % PANEL])
+        self.view().get(i, j)
     }
 
     /// Overwrites the matrix with `m`.

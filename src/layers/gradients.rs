@@ -54,7 +54,7 @@ enum Values<'a> {
 }
 
 impl<'a> Parameter<'a> {
-    pub(super) fn of(affine: AffineName, map: &'a Affine) -> impl Iterator<Item = Parameter<'a>> {
+    pub(crate) fn of(affine: AffineName, map: &'a Affine) -> impl Iterator<Item = Parameter<'a>> {
         let bias = map.bias().map(|bias| Parameter { affine, values: Values::Bias(bias) });
         std::iter::once(Parameter { affine, values: Values::Weights(map.weights()) }).chain(bias)
     }

@@ -1,0 +1,108 @@
+//! An optimiser as tensors.
+
+use super::tensor::{Tensor, Values, parameters, shape_of};
+use crate::error::Error;
+use crate::gemm::panels::PanelRef;
+use crate::layers::Layer;
+use crate::optim::{AdamW, Optimizer, Sgd, State};
+
+/// What all names of optimiser tensors begin with; no parameter's does.
+pub(super) const OPTIMIZER: &str = "optimizer.";
+
+/// An optimiser whose state can be saved: [`Sgd`] or [`AdamW`]. (Sealed: a file names what it holds.)
+pub trait SavedOptimizer: Optimizer + Parts {}
+
+impl<O: Optimizer + Parts> SavedOptimizer for O {}
+
+/// What there is to save of an optimiser.
+#[allow(unreachable_pub, reason = "seals the public trait `SavedOptimizer`: nameable by nobody outside")]
+pub trait Parts {
+    /// Name in files.
+    const NAME: &'static str;
+    /// Names of the hyper-parameters, in the order of `parts`.
+    const NUMBERS: &'static [&'static str];
+    /// Names of the moments, PyTorch's, in the order of `State`.
+    const MOMENTS: &'static [&'static str];
+
+    /// Hyper-parameters, steps taken (where they matter), moments.
+    fn parts(&self) -> (Vec<f32>, Option<u64>, &State);
+
+    /// As `parts`, to be changed.
+    fn parts_mut(&mut self) -> (Vec<&mut f32>, Option<&mut u64>, &mut State);
+}
+
+impl Parts for Sgd {
+    const NAME: &'static str = "sgd";
+    const NUMBERS: &'static [&'static str] = &["lr", "momentum", "weight_decay"];
+    const MOMENTS: &'static [&'static str] = &["momentum_buffer"];
+
+    fn parts(&self) -> (Vec<f32>, Option<u64>, &State) {
+        (vec![self.lr, self.momentum, self.weight_decay], None, &self.state)
+    }
+
+    fn parts_mut(&mut self) -> (Vec<&mut f32>, Option<&mut u64>, &mut State) {
+        (vec![&mut self.lr, &mut self.momentum, &mut self.weight_decay], None, &mut self.state)
+    }
+}
+
+impl Parts for AdamW {
+    const NAME: &'static str = "adamw";
+    const NUMBERS: &'static [&'static str] = &["lr", "beta1", "beta2", "eps", "weight_decay"];
+    const MOMENTS: &'static [&'static str] = &["exp_avg", "exp_avg_sq"];
+
+    fn parts(&self) -> (Vec<f32>, Option<u64>, &State) {
+        let numbers = vec![self.lr, self.betas.0, self.betas.1, self.eps, self.weight_decay];
+        (numbers, Some(self.steps), &self.state)
+    }
+
+    fn parts_mut(&mut self) -> (Vec<&mut f32>, Option<&mut u64>, &mut State) {
+        let (beta1, beta2) = (&mut self.betas.0, &mut self.betas.1);
+        let numbers = vec![&mut self.lr, beta1, beta2, &mut self.eps, &mut self.weight_decay];
+        (numbers, Some(&mut self.steps), &mut self.state)
+    }
+}
+
+/// `optimizer.adamw.lr`, say.
+pub(super) fn number_name<O: Parts>(number: &str) -> String {
+    format!("{OPTIMIZER}{}.{number}", O::NAME)
+}
+
+/// `optimizer.adamw.exp_avg.blocks.3.first.weight`, say.
+pub(super) fn moment_name<O: Parts>(moment: &str, parameter: impl std::fmt::Display) -> String {
+    format!("{OPTIMIZER}{}.{moment}.{parameter}", O::NAME)
+}
+
+/// The name of the count of steps, for those that have one.
+pub(super) const STEPS: &str = "steps";
+
+/// Every tensor of an optimiser of `layer`, with the moments that `state` has.
+///
+/// # Errors
+/// [`Error::Mismatch`] if its state belongs to another network.
+pub(super) fn tensors<'a, L: Layer, O: Parts>(
+    layer: &'a L,
+    optimizer: &O,
+    state: &'a State,
+) -> Result<Vec<Tensor<'a>>, Error> {
+    let (numbers, steps, _) = optimizer.parts();
+    let count = O::MOMENTS.len();
+    state.check(layer, count)?;
+    let mut tensors: Vec<Tensor<'a>> = O::NUMBERS
+        .iter()
+        .zip(numbers)
+        .map(|(name, value)| Tensor::number(number_name::<O>(name), Values::Number(value)))
+        .collect();
+    tensors.extend(steps.map(|n| Tensor::number(number_name::<O>(STEPS), Values::Count(n))));
+    for (at, moment) in O::MOMENTS.iter().enumerate() {
+        tensors.extend(parameters(layer).map(|(i, p)| {
+            let shape = shape_of(&p);
+            let values = match (state.moment(i, p.is_bias(), at, count), &shape[..]) {
+                (Some(values), &[outputs, inputs]) => Values::Panels(PanelRef::new(values, inputs, outputs)),
+                (Some(values), _) => Values::Slice(values),
+                (None, _) => Values::Zeros,
+            };
+            Tensor { name: moment_name::<O>(moment, p), shape, values }
+        }));
+    }
+    Ok(tensors)
+}

@@ -1,0 +1,91 @@
+//! A tensor to be saved: a name, a shape, and values that are laid out row by row when they are written.
+
+use crate::gemm::panels::PanelRef;
+use crate::layers::Layer;
+use crate::layers::gradients::Parameter;
+use safetensors::{Dtype, View};
+use std::borrow::Cow;
+
+/// A tensor of a file, borrowed from the network or the optimiser.
+#[derive(Debug, Clone)]
+pub(super) struct Tensor<'a> {
+    pub(super) name: String,
+    pub(super) shape: Vec<usize>,
+    pub(super) values: Values<'a>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Values<'a> {
+    Parameter(Parameter<'a>),
+    /// Moments of weights, laid out as the weights: panels of (inputs, outputs).
+    Panels(PanelRef<'a>),
+    /// Moments of a bias.
+    Slice(&'a [f32]),
+    /// Moments before the first step.
+    Zeros,
+    Number(f32),
+    Count(u64),
+}
+
+/// The parameters of a network, each with the index of its affine map.
+pub(super) fn parameters<L: Layer>(layer: &L) -> impl Iterator<Item = (usize, Parameter<'_>)> {
+    (0..layer.affine_count()).flat_map(|i| {
+        let name = layer.affine_name(i);
+        layer.affine(i).into_iter().flat_map(move |map| Parameter::of(name, map)).map(move |p| (i, p))
+    })
+}
+
+impl<'a> Tensor<'a> {
+    pub(super) fn parameter(parameter: Parameter<'a>) -> Self {
+        let name = parameter.to_string();
+        Self { name, shape: shape_of(&parameter), values: Values::Parameter(parameter) }
+    }
+
+    pub(super) fn number(name: String, values: Values<'a>) -> Self {
+        Self { name, shape: Vec::new(), values }
+    }
+}
+
+/// The shape in files, as PyTorch has it: a bias has one dimension.
+pub(super) fn shape_of(parameter: &Parameter<'_>) -> Vec<usize> {
+    match parameter.shape() {
+        (_, len) if parameter.is_bias() => vec![len],
+        (outputs, inputs) => vec![outputs, inputs],
+    }
+}
+
+fn bytes(values: impl Iterator<Item = f32>) -> Vec<u8> {
+    values.flat_map(f32::to_le_bytes).collect()
+}
+
+impl View for &Tensor<'_> {
+    fn dtype(&self) -> Dtype {
+        // Signed, because PyTorch hardly knows another.
+        if matches!(self.values, Values::Count(_)) { Dtype::I64 } else { Dtype::F32 }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype().bitsize() / 8
+    }
+
+    /// One tensor at a time is copied, as the writer comes to it.
+    fn data(&self) -> Cow<'_, [u8]> {
+        let data = match self.values {
+            Values::Parameter(p) => {
+                let (rows, cols) = p.shape();
+                bytes((0..rows).flat_map(|i| (0..cols).filter_map(move |j| p.get(i, j))))
+            }
+            Values::Panels(p) => bytes((0..p.cols()).flat_map(|o| (0..p.rows()).filter_map(move |i| p.get(i, o)))),
+            Values::Slice(values) => bytes(values.iter().copied()),
+            Values::Zeros => vec![0; self.data_len()],
+            Values::Number(value) => value.to_le_bytes().into(),
+            // Nobody takes 2^63 steps.
+            Values::Count(steps) => i64::try_from(steps).unwrap_or(i64::MAX).to_le_bytes().into(),
+        };
+        data.into()
+    }
+}
