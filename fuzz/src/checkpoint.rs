@@ -34,12 +34,26 @@ enum Net {
 /// Something wrong with a file, most of them in the header, which comes first.
 #[derive(Debug, Clone, Copy, Arbitrary)]
 enum Fault {
-    Replace { at: u16, byte: u8 },
-    Insert { at: u16, byte: u8 },
-    Remove { at: u16, count: u8 },
-    Cut { at: u32 },
+    Replace {
+        at: u16,
+        byte: u8,
+    },
+    Insert {
+        at: u16,
+        byte: u8,
+    },
+    Remove {
+        at: u16,
+        count: u8,
+    },
+    Cut {
+        at: u32,
+    },
     /// Another number where the header has one: a size or an offset.
-    Number { nth: u8, value: u64 },
+    Number {
+        nth: u8,
+        value: u64,
+    },
     /// Another length of the header than it has.
     Length(u64),
 }
@@ -155,9 +169,7 @@ impl Fault {
                     return;
                 };
                 let end = header.saturating_add(8).min(len);
-                let starts = |i: usize| {
-                    bytes[i].is_ascii_digit() && (i == 8 || matches!(bytes[i - 1], b'[' | b','))
-                };
+                let starts = |i: usize| bytes[i].is_ascii_digit() && (i == 8 || matches!(bytes[i - 1], b'[' | b','));
                 let all: Vec<usize> = (8..end).filter(|&i| starts(i)).collect();
                 if let Some(&at) = all.get(usize::from(nth) % all.len().max(1)) {
                     let digits = bytes[at..end].iter().take_while(|b| b.is_ascii_digit()).count();

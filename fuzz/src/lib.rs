@@ -4,6 +4,7 @@
 //! Cases are checked against the oracles of the tests (`tests/common`). `.ci/fuzz` builds and runs everything here.
 
 pub mod activation;
+pub mod checkpoint;
 pub mod digits;
 pub mod input;
 pub mod layers;
