@@ -51,6 +51,9 @@ pub fn mean_squared_error(y: MatRef<'_>, target: MatRef<'_>, mut dy: Option<MatM
     }
     let (n, m) = y.shape();
     let count = n as f64 * m as f64;
+    if count == 0.0 {
+        return Ok(0.0);
+    }
     let mut sum = 0.0;
     for i in 0..n {
         for j in 0..m {
@@ -62,5 +65,5 @@ pub fn mean_squared_error(y: MatRef<'_>, target: MatRef<'_>, mut dy: Option<MatM
             }
         }
     }
-    Ok(if count == 0.0 { 0.0 } else { sum / count })
+    Ok(sum / count)
 }

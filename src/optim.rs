@@ -116,7 +116,7 @@ impl State {
             let [weights, bias] = Self::lens(layer, i, count);
             Ok([zeros(weights)?, zeros(bias)?])
         });
-        Ok(Self { affines: affines.collect::<Result<_, _>>()? })
+        Ok(Self { affines: affines.collect::<Result<_, Error>>()? })
     }
 
     /// That these moments belong to a network of `layer`'s shape, or have not been made yet.

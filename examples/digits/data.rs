@@ -14,6 +14,9 @@ pub(crate) const CLASSES: usize = 10;
 const ROWS: usize = 1797;
 const BRIGHTEST: u8 = 16;
 
+/// Bytes: a row of three digits and a comma for each field takes 260, and there are 1797.
+const LONGEST_TEXT: u64 = 1 << 20;
+
 /// In the binary, so that the example runs from any folder.
 const ARCHIVE: &[u8] = include_bytes!("../data/digits.csv.gz");
 
@@ -32,6 +35,8 @@ pub(crate) enum DataError {
     Value { row: usize, column: usize, value: u8, max: u8 },
     #[error("digits.csv.gz: expected {ROWS} rows, found {0}")]
     Rows(usize),
+    #[error("digits.csv.gz: more than {ROWS} rows")]
+    TooMany,
     #[error("digits.csv.gz: no row is a {0}")]
     Class(usize),
 }
@@ -44,12 +49,21 @@ pub(crate) struct Digits {
 }
 
 impl Digits {
-    /// Reads and checks gzipped CSV without a header: 64 pixels of 0 to 16 and a label of 0 to 9 in each row.
-    fn read(archive: impl Read) -> Result<Self, DataError> {
+    /// Reads gzipped CSV, as [`Digits::parse`] does.
+    pub(crate) fn read(archive: impl Read) -> Result<Self, DataError> {
+        Self::parse(GzDecoder::new(archive))
+    }
+
+    /// Reads and checks CSV without a header: 64 pixels of 0 to 16 and a label of 0 to 9 in each row.
+    pub(crate) fn parse(text: impl Read) -> Result<Self, DataError> {
         let mut digits = Self::default();
-        let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(GzDecoder::new(archive));
+        // A few bytes of gzip can stand for gigabytes: neither a long text nor a long line of it may fill the memory.
+        let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.take(LONGEST_TEXT));
         for (row, record) in reader.deserialize::<Vec<u8>>().enumerate() {
             let record = record?;
+            if row == ROWS {
+                return Err(DataError::TooMany);
+            }
             let Some((&label, pixels)) = record.split_last().filter(|(_, pixels)| pixels.len() == PIXELS) else {
                 return Err(DataError::Fields { row, found: record.len() });
             };

@@ -146,9 +146,11 @@ pub(crate) fn backward(
     wanted: Wanted<'_>,
 ) -> Result<(), Error> {
     let Wanted { mut dx, grads, accumulate, norms } = wanted;
-    let (n, stages) = (dy.rows(), net.len());
-    let overflow = Error::Overflow { operand: "batch", rows: n, cols: dy.cols(), strides: (1, 1) };
+    let stages = net.len();
+    let overflow = Error::Overflow { operand: "batch", rows: dy.rows(), cols: dy.cols(), strides: (1, 1) };
     let tape_width = net.tape_width().ok_or(overflow.clone())?;
+    // A network without any width: its rows, of which forward took as many as there were, hold nothing.
+    let n = if tape_width == 0 && dy.cols() == 0 { 0 } else { dy.rows() };
     let tape_len = panel_len("batch", n, tape_width)?;
     let schedule = Schedule::new(net, plan);
     let layout = schedule.layout(net).ok_or(overflow.clone())?;

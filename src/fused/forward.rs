@@ -32,6 +32,10 @@ pub(crate) fn forward(
     let overflow = Error::Overflow { operand: "batch", rows: n, cols: x.cols(), strides: (1, 1) };
     let tape_width = if record { net.tape_width().ok_or(overflow.clone())? } else { 0 };
     let tape_len = panel_len("batch", n, tape_width)?;
+    // Rows that leave nothing behind need not be computed: a view of stride 0 may have more of them than anyone could count.
+    if tape_len == 0 && y.cols() == 0 {
+        return Ok(plan);
+    }
     let widths = Scratch::of(net, ctx, plan.column_threads, record);
     let scratch_len = panel_len("batch", plan.rows.min(n), widths.total().ok_or(overflow)?)?;
     let staged = !y.is_row_major() || plan.column_threads > 1;

@@ -47,7 +47,7 @@ impl Blocking {
         // dz and dy, stay in L2. 128 rows are ten tiles of 12 and 13.
         let most = if self.rows == 0 { (block_floats() / width.max(1)).clamp(128, 256) } else { self.rows };
         let blocks = n.div_ceil(most).max(1);
-        let even = blocks.next_multiple_of(threads.max(1));
+        let even = blocks.checked_next_multiple_of(threads.max(1)).unwrap_or(blocks);
         let blocks = if n / even >= few { even } else { blocks };
         n.div_ceil(blocks).max(1)
     }

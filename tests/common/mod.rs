@@ -213,6 +213,8 @@ pub(crate) enum Layout {
     SameCol,
     /// Inputs only: one number.
     Constant,
+    /// Inputs only: any strides.
+    Strides(usize, usize),
 }
 
 /// For inputs and outputs.
@@ -237,13 +239,14 @@ impl Layout {
             Layout::SameRow => (0, 1),
             Layout::SameCol => (1, 0),
             Layout::Constant => (0, 0),
+            Layout::Strides(row, col) => (row, col),
         }
     }
 }
 
 /// A NaN that no computation makes. A kernel that reads one poisons its result; one that writes one is found.
 pub(crate) const CANARY: u32 = 0x7fd5_c0de;
-/// Canaries before and after; odd, so that no view is aligned.
+/// Canaries before and after, unless a test says otherwise; odd, so that no view is aligned.
 const MARGIN: usize = 21;
 
 /// A matrix somewhere in a larger slice: canaries before it, after it, and between its elements.
@@ -254,29 +257,39 @@ pub(crate) struct Grid {
     cols: usize,
     strides: (usize, usize),
     span: usize,
+    margin: usize,
 }
 
 impl Grid {
     /// Canaries everywhere: an output that has not been written.
     pub(crate) fn new(layout: Layout, rows: usize, cols: usize) -> Self {
+        Self::with_margin(layout, rows, cols, MARGIN)
+    }
+
+    /// With so many canaries before and after.
+    pub(crate) fn with_margin(layout: Layout, rows: usize, cols: usize, margin: usize) -> Self {
         let strides = layout.strides(rows, cols);
         let span = if rows == 0 || cols == 0 { 0 } else { (rows - 1) * strides.0 + (cols - 1) * strides.1 + 1 };
-        Self { data: vec![f32::from_bits(CANARY); span + 2 * MARGIN], rows, cols, strides, span }
+        Self { data: vec![f32::from_bits(CANARY); span + 2 * margin], rows, cols, strides, span, margin }
     }
 
     /// With these elements, row by row. (Of a layout that repeats elements, the last one written stays.)
     pub(crate) fn of(layout: Layout, rows: usize, cols: usize, values: &[f32]) -> Self {
-        assert_eq!(values.len(), rows * cols);
-        let mut grid = Self::new(layout, rows, cols);
+        Self::new(layout, rows, cols).filled(values)
+    }
+
+    /// The same with these elements, row by row, as in [`Grid::of`].
+    pub(crate) fn filled(mut self, values: &[f32]) -> Self {
+        assert_eq!(values.len(), self.rows * self.cols);
         for (k, &v) in values.iter().enumerate() {
-            let at = grid.at(k / cols, k % cols);
-            grid.data[at] = v;
+            let at = self.at(k / self.cols, k % self.cols);
+            self.data[at] = v;
         }
-        grid
+        self
     }
 
     fn at(&self, i: usize, j: usize) -> usize {
-        MARGIN + i * self.strides.0 + j * self.strides.1
+        self.margin + i * self.strides.0 + j * self.strides.1
     }
 
     /// The elements, row by row.
@@ -285,12 +298,12 @@ impl Grid {
     }
 
     pub(crate) fn view(&self) -> MatRef<'_> {
-        let data = &self.data[MARGIN..MARGIN + self.span];
+        let data = &self.data[self.margin..self.margin + self.span];
         MatRef::with_strides(data, self.rows, self.cols, self.strides.0, self.strides.1).expect("a view")
     }
 
     pub(crate) fn view_mut(&mut self) -> MatMut<'_> {
-        let data = &mut self.data[MARGIN..MARGIN + self.span];
+        let data = &mut self.data[self.margin..self.margin + self.span];
         MatMut::with_strides(data, self.rows, self.cols, self.strides.0, self.strides.1).expect("a view")
     }
 
