@@ -133,20 +133,6 @@ impl State {
         }
     }
 
-    /// Moment `at` of `count` of a parameter, laid out as the parameter is. None before they are made.
-    pub(crate) fn moment(&self, affine: usize, is_bias: bool, at: usize, count: usize) -> Option<&[f32]> {
-        let moments = &self.affines.get(affine)?[usize::from(is_bias)];
-        let len = moments.len() / count;
-        Some(&moments[at * len..][..len])
-    }
-
-    /// As [`State::moment`], to be changed.
-    pub(crate) fn moment_mut(&mut self, affine: usize, is_bias: bool, at: usize, count: usize) -> Option<&mut [f32]> {
-        let moments = &mut self.affines.get_mut(affine)?[usize::from(is_bias)];
-        let len = moments.len() / count;
-        Some(&mut moments[at * len..][..len])
-    }
-
     /// Runs `rule(isa, p, g, moments, is weights)` on every parameter with a gradient; `moments` has `count * p.len()` floats.
     fn update<L: Layer>(
         &mut self,
@@ -171,6 +157,23 @@ impl State {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(feature = "safetensors")]
+impl State {
+    /// Moment `at` of `count` of a parameter, laid out as the parameter is. None before they are made.
+    pub(crate) fn moment(&self, affine: usize, is_bias: bool, at: usize, count: usize) -> Option<&[f32]> {
+        let moments = &self.affines.get(affine)?[usize::from(is_bias)];
+        let len = moments.len() / count;
+        Some(&moments[at * len..][..len])
+    }
+
+    /// As [`State::moment`], to be changed.
+    pub(crate) fn moment_mut(&mut self, affine: usize, is_bias: bool, at: usize, count: usize) -> Option<&mut [f32]> {
+        let moments = &mut self.affines.get_mut(affine)?[usize::from(is_bias)];
+        let len = moments.len() / count;
+        Some(&mut moments[at * len..][..len])
     }
 }
 
