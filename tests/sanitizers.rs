@@ -44,27 +44,3 @@ fn planted_over_write() {
     }
     black_box(seven);
 }
-
-struct Shared(*mut f32);
-// SAFETY: there is none.
-unsafe impl Sync for Shared {}
-
-/// Two threads of a rayon pool that write one place: tiles that overlap.
-#[test]
-#[ignore = "a fault that .ci/sanitize must find"]
-fn planted_race() {
-    let mut place = 0.0_f32;
-    let shared = Shared(&raw mut place);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");
-    if wanted() {
-        pool.broadcast(|context| {
-            let shared = &shared;
-            for i in 0..1000 {
-                // SAFETY: there is none.
-                unsafe { shared.0.write_volatile((context.index() + i) as f32) };
-                std::thread::yield_now();
-            }
-        });
-    }
-    println!("wrote {}", black_box(place));
-}
