@@ -146,13 +146,19 @@ fn a_load_of_mixed_calls_gives_right_bits_and_flat_memory() {
     let highest = |samples: &[u64]| samples.iter().max().copied().unwrap_or(0);
     let (first, last) = (highest(&samples[..window]), highest(&samples[samples.len() - window..]));
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let memory = match samples.is_empty() {
+        true => format!("memory not judged in fewer than {WARM_UP} calls"),
+        false => format!(
+            "resident after warm-up {:.1} MiB at most in the first {} s, {:.1} MiB in the last (bound: {:.0} MiB more)",
+            mib(first),
+            window.div_ceil(20),
+            mib(last),
+            mib(BOUND)
+        ),
+    };
     println!(
         "proof: right bits and flat memory under load | tests/soak.rs: {threads} threads x {seconds} s of mixed calls, 0 wrong; \
-         resident after warm-up {:.1} MiB at most in the first {} s, {:.1} MiB in the last (bound: {:.0} MiB more) | {calls} | ok",
-        mib(first),
-        window.div_ceil(20),
-        mib(last),
-        mib(BOUND),
+         {memory} | {calls} | ok"
     );
     assert!(last <= first + BOUND, "memory grew from {first} to {last} bytes");
 }
