@@ -20,7 +20,7 @@ fn table(phi: Activation) -> [Row; 7] {
         Identity => row([NAN, INF, -INF, 0.0, -0.0, MAX, -MAX], [1.0; 7]),
         Relu => row([NAN, INF, 0.0, 0.0, -0.0, MAX, 0.0], [0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0]),
         LeakyRelu(a) => row([NAN, INF, -INF, 0.0, -0.0, MAX, a * -MAX], [a, 1.0, a, a, a, 1.0, a]),
-        Gelu => row([NAN, INF, 0.0, 0.0, -0.0, MAX, 0.0], [NAN, 1.0, 0.0, 0.5, 0.5, 1.0, 0.0]),
+        Gelu => row([NAN, INF, 0.0, 0.0, -0.0, MAX, 0.0], [NAN, 1.0, -0.0, 0.5, 0.5, 1.0, -0.0]),
         GeluTanh | Silu => row([NAN, INF, -0.0, 0.0, -0.0, MAX, -0.0], [NAN, 1.0, 0.0, 0.5, 0.5, 1.0, 0.0]),
         Tanh => row([NAN, 1.0, -1.0, 0.0, -0.0, 1.0, -1.0], [NAN, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0]),
         Sigmoid => row([NAN, 1.0, 0.0, 0.5, 0.5, 1.0, 0.0], [NAN, 0.0, 0.0, 0.25, 0.25, 0.0, 0.0]),
@@ -84,7 +84,8 @@ fn values_at_denormals_keep_their_sign_and_accuracy_and_are_not_flushed() {
                 assert!(error <= value_accuracy(phi).error(want.abs()), "{what}: {value:e}, not {want:e}");
                 let error = (f64::from(slope) - want_slope).abs();
                 assert!(error <= slope_accuracy(phi).error(want_slope.abs()), "{what}: slope {slope:e}");
-                if phi != Sigmoid && phi != Relu {
+                // GELU of the smallest negative denormal, a tie, is +0.
+                if phi != Sigmoid && value != 0.0 {
                     assert_eq!(value.is_sign_negative(), z.is_sign_negative(), "{what}: {value:e}");
                 }
                 // Half of the smallest denormal is a tie; from twice that on, no function but ReLU may give 0.

@@ -37,7 +37,7 @@ const STEPS: [(f32, f32, f32, f32); 36] = [
     (0.0, MAX, -2.0, -INF),
     (-MAX, MAX, 2.0, MAX),
     (MAX, MAX, -2.0, -MAX),
-    (MAX, 1e31, 1.0, INF),
+    (MAX, 2e31, 1.0, INF),
     // Zeros: a sum of zeros is -0 only if all are.
     (0.0, -1.0, 0.0, 0.0),
     (-0.0, -1.0, 0.0, -0.0),
