@@ -48,12 +48,15 @@ impl Asked {
 
     fn writable(self, len: usize) -> Result<(), Error> {
         self.readable(len)?;
+        if self.is_empty() {
+            return Ok(());
+        }
         let Self { rows, cols, strides } = self;
         let lines_apart = |n: usize, stride: usize, m: usize, other: usize| {
             (m == 1 || other > 0) && (n == 1 || stride as u128 > (m as u128 - 1) * other as u128)
         };
         let apart = lines_apart(rows, strides.0, cols, strides.1) || lines_apart(cols, strides.1, rows, strides.0);
-        if self.is_empty() || apart { Ok(()) } else { Err(Error::Overlap { operand: "data", rows, cols, strides }) }
+        if apart { Ok(()) } else { Err(Error::Overlap { operand: "data", rows, cols, strides }) }
     }
 
     fn row_major(self, len: usize) -> Result<(), Error> {
