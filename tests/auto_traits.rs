@@ -3,9 +3,9 @@
 
 use resblock::reference::{BlockGrads, BlockOut, BlockParams, LinearGrads, LinearOut};
 use resblock::{
-    Activation, AdamW, Affine, AffineName, Block, Blocking, Context, Error, GradMode, GradientFlow, Gradients, Init,
-    Isa, IsaList, KernelBench, Linear, MatMut, MatRef, PanelMat, Par, Parameter, Pass, Peak, Scheme, Sgd, Skip, Stack,
-    StackConfig, Weights, Workspace,
+    Activation, AdamW, Affine, AffineName, Block, Blocking, Checkpoint, CheckpointError, Context, Error, GradMode,
+    GradientFlow, Gradients, Init, Isa, IsaList, KernelBench, Linear, MatMut, MatRef, PanelMat, Par, Parameter, Pass,
+    Peak, Scheme, Sgd, Skip, Snapshot, Stack, StackConfig, Weights, Workspace,
 };
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
@@ -23,18 +23,20 @@ macro_rules! assert_traits {
 }
 
 assert_traits!(VALUES:
-    Activation, AdamW, Affine, AffineName, Block, Blocking, Context, Error, GradMode, GradientFlow, Gradients, Init, Isa,
-    IsaList, KernelBench, Linear, MatRef<'_>, PanelMat, Par, Parameter<'_>, Peak, Scheme, Sgd, Skip, Stack, StackConfig,
+    Activation, AdamW, Affine, AffineName, Block, Blocking, Checkpoint<'_>, CheckpointError, Context, Error, GradMode,
+    GradientFlow, Gradients, Init, Isa, Snapshot<'_>, IsaList, KernelBench, Linear, MatRef<'_>, PanelMat, Par, Parameter<'_>, Peak, Scheme, Sgd, Skip, Stack, StackConfig,
     Weights, Workspace, BlockGrads<f32>, BlockOut<f32>, BlockParams<'_, f32>, LinearGrads<f32>, LinearOut<f32>;
     crosses_threads, survives_panics
 );
 assert_traits!(BORROWS: MatMut<'_>, Pass<'_, Linear>, Pass<'_, Block>, Pass<'_, Stack>; crosses_threads);
 
-/// The names in `src/lib.rs` that begin with a capital: types, and two traits.
+/// The names in `src/lib.rs` that begin with a capital: types, and three traits.
 fn exported() -> Vec<&'static str> {
     let uses = include_str!("../src/lib.rs").split("pub use ").skip(1);
     let names = uses.flat_map(|rest| rest.split(';').next().unwrap_or_default().split(|c: char| !c.is_alphanumeric()));
-    names.filter(|name| name.starts_with(char::is_uppercase) && !["Layer", "Optimizer"].contains(name)).collect()
+    names
+        .filter(|name| name.starts_with(char::is_uppercase) && !["Layer", "Optimizer", "SavedOptimizer"].contains(name))
+        .collect()
 }
 
 #[test]

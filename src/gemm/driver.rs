@@ -15,6 +15,9 @@ pub enum Par {
     Seq,
     /// At most this many threads of the rayon pool that the call is made in (the global one, outside any pool), the calling
     /// thread among them; 0: as many as the pool has. Small work takes fewer. `pool.install(|| ...)` chooses a pool.
+    ///
+    /// While a call waits for its threads, the calling thread may run other tasks of the pool: hold no lock and no borrow of a
+    /// thread-local over it that such a task takes, too.
     Rayon(usize),
 }
 
