@@ -3,7 +3,7 @@
 mod common;
 
 use common::{ACTIVATIONS, Grid, Layout, Rng, Stage, assert_same, contexts, mat, mat_mut, oracle_forward};
-use resblock::{Activation, Affine, Layer, Linear, Workspace, mean_squared_error};
+use resblock::{Activation, Affine, Blocking, Context, Layer, Linear, Par, Workspace, mean_squared_error};
 
 #[test]
 fn the_mean_of_squares_is_over_all_elements() {
@@ -46,4 +46,11 @@ fn norms_do_not_count_the_padding_of_a_second_panel() {
 fn activations_have_names_of_their_own() {
     let names = ACTIVATIONS.map(Activation::name);
     assert_eq!(names, ["identity", "relu", "leaky_relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid"]);
+}
+
+#[test]
+fn a_context_keeps_what_it_is_given() {
+    let blocking = Blocking { rows: 3, hidden: 17, depth: 40 };
+    let ctx = Context::new().expect("a context").with_par(Par::Rayon(3)).with_blocking(blocking);
+    assert_eq!((ctx.blocking(), ctx.par()), (blocking, Par::Rayon(3)));
 }
