@@ -99,10 +99,24 @@ impl Optimizer for AdamW {
 #[derive(Debug, Clone, Default, PartialEq)]
 #[allow(unreachable_pub, reason = "part of what seals `SavedOptimizer`: nameable by nobody outside")]
 pub struct State {
-    affines: Vec<[Vec<f32>; 2]>,
+    affines: Vec<Moments>,
+}
+
+/// Moments of one affine map.
+#[derive(Debug, Clone, PartialEq)]
+struct Moments {
+    /// (inputs, outputs) of the map. Lengths would not tell: panels of 5 and of 7 columns are as long.
+    shape: (usize, usize),
+    /// Those of the weights and those of the bias.
+    values: [Vec<f32>; 2],
 }
 
 impl State {
+    /// (inputs, outputs) of affine map `index`.
+    fn shape<L: Layer>(layer: &L, index: usize) -> (usize, usize) {
+        layer.affine(index).map_or((0, 0), |a| (a.inputs(), a.outputs()))
+    }
+
     /// Floats of the moments of weights and bias of affine map `index`.
     fn lens<L: Layer>(layer: &L, index: usize, count: usize) -> [usize; 2] {
         layer
@@ -114,7 +128,7 @@ impl State {
     pub(crate) fn zeros<L: Layer>(layer: &L, count: usize) -> Result<Self, Error> {
         let affines = (0..layer.affine_count()).map(|i| {
             let [weights, bias] = Self::lens(layer, i, count);
-            Ok([zeros(weights)?, zeros(bias)?])
+            Ok(Moments { shape: Self::shape(layer, i), values: [zeros(weights)?, zeros(bias)?] })
         });
         Ok(Self { affines: affines.collect::<Result<_, Error>>()? })
     }
@@ -125,8 +139,11 @@ impl State {
             return Ok(());
         }
         let n = layer.affine_count();
-        let fits =
-            |i: usize| self.affines.get(i).is_some_and(|s| [s[0].len(), s[1].len()] == Self::lens(layer, i, count));
+        let fits = |i: usize| {
+            self.affines.get(i).is_some_and(|Moments { shape, values: [weights, bias] }| {
+                *shape == Self::shape(layer, i) && [weights.len(), bias.len()] == Self::lens(layer, i, count)
+            })
+        };
         match (0..n.max(self.affines.len())).find(|&i| i >= n || !fits(i)) {
             Some(index) => Err(Error::Mismatch { operand: "optimiser state", index }),
             None => Ok(()),
@@ -147,7 +164,8 @@ impl State {
             *self = Self::zeros(layer, count)?;
         }
         self.check(layer, count)?;
-        for ((i, grad), [weights, bias]) in grads.affines.iter().enumerate().zip(&mut self.affines) {
+        for ((i, grad), moments) in grads.affines.iter().enumerate().zip(&mut self.affines) {
+            let [weights, bias] = &mut moments.values;
             let Some(affine) = layer.affine_mut(i) else { continue };
             if let Some(dw) = &grad.dw {
                 rule(ctx.isa(), affine.weights_mut().as_mut_slice(), dw.as_slice(), weights, true);
@@ -164,14 +182,14 @@ impl State {
 impl State {
     /// Moment `at` of `count` of a parameter, laid out as the parameter is. None before they are made.
     pub(crate) fn moment(&self, affine: usize, is_bias: bool, at: usize, count: usize) -> Option<&[f32]> {
-        let moments = &self.affines.get(affine)?[usize::from(is_bias)];
+        let moments = &self.affines.get(affine)?.values[usize::from(is_bias)];
         let len = moments.len() / count;
         Some(&moments[at * len..][..len])
     }
 
     /// As [`State::moment`], to be changed.
     pub(crate) fn moment_mut(&mut self, affine: usize, is_bias: bool, at: usize, count: usize) -> Option<&mut [f32]> {
-        let moments = &mut self.affines.get_mut(affine)?[usize::from(is_bias)];
+        let moments = &mut self.affines.get_mut(affine)?.values[usize::from(is_bias)];
         let len = moments.len() / count;
         Some(&mut moments[at * len..][..len])
     }

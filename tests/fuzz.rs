@@ -4,8 +4,8 @@ mod common;
 
 use common::{Map, Rng, Stage, contexts, fastest, pool};
 use resblock::{
-    Activation, Blocking, Context, Error, GradMode, GradientFlow, Gradients, Layer, MatMut, MatRef, Par, Workspace,
-    mean_squared_error,
+    Activation, AdamW, Blocking, Context, Error, GradMode, GradientFlow, Gradients, Layer, MatMut, MatRef, Optimizer,
+    Par, Sgd, Workspace, mean_squared_error,
 };
 
 /// Most rows that a matrix without columns may have: with a panel of 16 floats for each they fill the address range.
@@ -89,4 +89,21 @@ fn row_blocks_of_any_batch_are_found_without_overflow() {
 fn the_squared_error_of_no_elements_is_found_at_once() {
     let (y, target) = (repeated(&[], usize::MAX), repeated(&[], usize::MAX));
     assert_eq!(mean_squared_error(y, target, Some(empty(usize::MAX))), Ok(0.0));
+}
+
+/// The optimiser took moments for those of another network whose panels are as long.
+#[test]
+fn moments_of_a_network_with_panels_of_the_same_length_are_refused() {
+    fn check(mut optimiser: impl Optimizer) {
+        let mut rng = Rng::new(3);
+        let mut linear = |outputs| Stage::linear(&mut rng, 3, outputs, Activation::Relu, false).build_linear();
+        let (mut layer, mut other) = (linear(5), linear(7));
+        let grads = Gradients::new(&layer).expect("gradients");
+        assert_eq!(optimiser.step(&fastest(), &mut layer, &grads), Ok(()));
+        let grads = Gradients::new(&other).expect("gradients");
+        let refused = Err(Error::Mismatch { operand: "optimiser state", index: 0 });
+        assert_eq!(optimiser.step(&fastest(), &mut other, &grads), refused);
+    }
+    check(Sgd::new(0.1, 0.9));
+    check(AdamW::new(0.1));
 }
