@@ -485,7 +485,7 @@ fn assert_harmless(bytes: &[u8]) {
 
 #[test]
 fn a_header_cannot_ask_for_memory() {
-    let n = 1_usize << 40;
+    let n = 1_u64 << 40;
     for header in [
         format!(r#"{{"a":{{"dtype":"F32","shape":[{n}],"data_offsets":[0,{}]}}}}"#, 4 * n),
         format!(r#"{{"a":{{"dtype":"U8","shape":[{n}],"data_offsets":[0,{n}]}}}}"#),
