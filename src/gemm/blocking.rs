@@ -33,7 +33,7 @@ impl Blocking {
             // 2 panels x 1024 x 64 B = 128 KiB stream from L2 for each tile, 9 B a cycle: no slower than from L1 where measured.
             (0, Isa::Avx512) => 1024,
             // One panel for 12 vectors of accumulators: 11 B a cycle, which a smaller core does not stream. Half of L1 holds it.
-            (0, _) => (caches().l1 / 2 / (PANEL * size_of::<f32>())).clamp(128, 1024),
+            (0, _) => (half_l1() / PANEL).clamp(128, 1024),
             (depth, _) => depth,
         };
         most.min(1 << 30).next_multiple_of(PANEL)
@@ -51,6 +51,11 @@ impl Blocking {
         let blocks = if n / even >= few { even } else { blocks };
         n.div_ceil(blocks).max(1)
     }
+}
+
+/// Floats that half of L1 holds: what is written there to be read again soon, beside what streams through.
+pub(super) fn half_l1() -> usize {
+    caches().l1 / 2 / size_of::<f32>()
 }
 
 /// Fewest rows that are worth a thread of their own, in layers of at most so many weights; with fewer, threads share columns.

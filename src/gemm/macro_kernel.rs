@@ -3,6 +3,7 @@
 //! Loop order: k blocks, then groups of panels of the vector operand, then tiles of rows, so that a group of panels
 //! (`depth` x 32 floats) stays in L1 or streams from L2 once for all rows of the block, while the rows stay in L2.
 
+use super::blocking::half_l1;
 use super::cells::{In, Out};
 use super::factor::Factor;
 use super::micro::{Ahead, AlongColumns, DownRows, Operands, Walk, chain};
@@ -130,10 +131,13 @@ impl<O: Op> Kernel for &mut Gemm<'_, Finish<'_, O>> {
             4 => const { tile_panels::<S>(4) },
             _ => S::NP,
         };
-        // Few rows do little with a panel: it should not leave L1 between being transposed and being used.
-        let room = if m <= FEW_ROWS { PACK / 4 } else { PACK };
-        let depth =
-            if self.b.is_transposed() { self.depth.min(room / (max_np * PANEL * PANEL) * PANEL) } else { self.depth };
+        let depth = if self.b.is_transposed() {
+            // Few rows do little with a panel: it should not leave L1 between being transposed and being used.
+            let room = if m <= FEW_ROWS { half_l1().min(PACK) } else { PACK };
+            self.depth.min((room / (max_np * PANEL * PANEL)).max(1) * PANEL)
+        } else {
+            self.depth
+        };
         let in_group = m.div_ceil(S::MR);
         let mut k0 = 0;
         loop {
