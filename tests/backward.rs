@@ -263,7 +263,7 @@ fn few_rows_equal_the_oracle_on_whole_and_on_cut_panels() {
 #[test]
 fn gradients_written_past_the_caches_equal_the_oracle() {
     let mut rng = Rng::new(18);
-    for n in [1, 2, 3, 4, 7] {
+    for n in [1, 2, 3, 4, 5, 7] {
         let stage = Stage::linear(&mut rng, 1024, 1031, Activation::Identity, true);
         let (layer, case) = (stage.build_linear(), Case::new(std::slice::from_ref(&stage), &mut rng, n));
         for ctx in contexts() {

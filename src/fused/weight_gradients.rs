@@ -7,7 +7,7 @@ use super::backward::{Group, Layout};
 use super::{Stage, Stages, wide};
 use crate::Activation;
 use crate::context::Context;
-use crate::gemm::blocking::{STREAM, useful_threads};
+use crate::gemm::blocking::{streams_gradient, useful_threads};
 use crate::gemm::column_sums::column_sums;
 use crate::gemm::driver::for_each;
 use crate::gemm::macro_kernel::{GradGemm, Start, grad_gemm};
@@ -110,7 +110,7 @@ impl Piece<'_> {
         match self {
             Piece::Weights { operands: Operands { a, b }, first, out } => {
                 let count = panels(out.as_ref().cols());
-                let stream = rows <= 2 && a.cols.saturating_mul(b.cols) >= STREAM;
+                let stream = streams_gradient(isa, rows, a.cols.saturating_mul(b.cols));
                 let b = b.view(slab, rows).panel_range(*first, count);
                 let start = if go_on { Start::Continue } else { Start::Zero };
                 let a = a.view(tape, rows);
