@@ -103,11 +103,11 @@ pub enum Error {
         available: IsaList,
     },
     /// Gradients or optimiser state made for another network.
-    #[error("{operand}: made for a network with other layers; parameter {index} differs")]
+    #[error("{operand}: made for a network with other layers; weight layer {index} differs")]
     Mismatch {
         /// Name of the operand.
         operand: &'static str,
-        /// Index of the first parameter that differs.
+        /// Index of the first weight layer that differs, in the order of the parameters.
         index: usize,
     },
     /// A saved network that cannot be written, read, or put into this one.

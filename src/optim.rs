@@ -78,7 +78,7 @@ impl AdamW {
 
 impl Optimizer for AdamW {
     fn step<L: Layer>(&mut self, ctx: &Context, layer: &mut L, grads: &Gradients) -> Result<(), Error> {
-        let t = self.steps + 1;
+        let t = self.steps.saturating_add(1);
         let (b1, b2) = self.betas;
         // In f64 and by libm: the same on every platform, and no loss in 1 - b^t.
         let correction = |b: f32| 1.0 - libm::pow(f64::from(b), t as f64);

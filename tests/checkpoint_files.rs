@@ -91,8 +91,31 @@ fn files_that_cannot_be_written_or_read_are_typed_errors() {
     assert_eq!(kind(Snapshot::new(&net).save(&nowhere), &nowhere), ErrorKind::NotFound);
     let inside = folder.join("folder");
     fs::create_dir(&inside).expect("a folder");
-    let _ = kind(Snapshot::new(&net).save(&inside), &inside);
-    assert!(inside.is_dir());
+    assert_eq!(kind(Snapshot::new(&net).save(&inside), &inside), ErrorKind::IsADirectory);
+    let mut left = names(&folder);
+    left.sort();
+    assert_eq!(left, ["empty", "folder"], "a refused writer left something behind");
+    fs::remove_dir_all(folder).expect("removed");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_stays_a_link_and_permissions_stay_what_they_were() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    let (folder, old, new) = (folder("link"), net(1, 20), net(2, 20));
+    let (file, link) = (folder.join("run7.safetensors"), folder.join("latest.safetensors"));
+    Snapshot::new(&old).save(&file).expect("saved");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("set");
+    symlink("run7.safetensors", &link).expect("a link");
+    Snapshot::new(&new).save(&link).expect("saved");
+    assert!(fs::symlink_metadata(&link).expect("a link").is_symlink());
+    assert_eq!(fs::read(&file).expect("a file"), bytes(&new));
+    assert_eq!(fs::metadata(&file).expect("a file").permissions().mode() & 0o777, 0o640);
+
+    fs::remove_file(&file).expect("removed");
+    assert_eq!(kind(Snapshot::new(&new).save(&link), &link), ErrorKind::NotFound, "a link that leads nowhere");
+    assert_eq!(names(&folder), ["latest.safetensors"]);
     fs::remove_dir_all(folder).expect("removed");
 }
 

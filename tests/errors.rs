@@ -431,7 +431,7 @@ fn errors_say_what_is_wrong_and_cross_threads() {
         (Error::Setting { operand: "skip", reason: "no" }, "skip: no"),
         (
             Error::Mismatch { operand: "grads", index: 4 },
-            "grads: made for a network with other layers; parameter 4 differs",
+            "grads: made for a network with other layers; weight layer 4 differs",
         ),
     ];
     for (error, text) in texts {

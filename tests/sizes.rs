@@ -403,6 +403,13 @@ fn every_request_for_memory_that_is_refused_is_a_typed_error_and_outputs_are_unt
         assert_eq!(adam.1, AdamW::new(0.1), "a refused step leaves no state");
         refusals += 1;
     }
+    #[cfg(feature = "safetensors")]
+    {
+        let net = Linear::with_init(600, 530, Activation::Relu, &mut Init::he(1)).expect("a layer");
+        let found = with_one_refusal(0, || resblock::Snapshot::new(&net).to_bytes());
+        assert!(matches!(found, Err(Error::Memory { .. })), "a snapshot: {found:?}");
+        refusals += 1;
+    }
     println!(
         "proof: missing memory is a typed error and outputs stay untouched | an allocator that refuses each request for data in turn | {refusals} refusals | ok"
     );

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use resblock::{AdamW, Checkpoint, Error, Snapshot, Stack};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What a net's training depends on, by the name of the option. Two runs that differ in one are not the same run.
 pub(crate) type Settings = BTreeMap<String, String>;
@@ -15,6 +15,8 @@ pub(crate) type Settings = BTreeMap<String, String>;
 pub(crate) enum StoreError {
     #[error("--checkpoint {path}: {source}", path = path.display())]
     File { path: PathBuf, source: Error },
+    #[error("--checkpoint {path}: {source}", path = path.display())]
+    Look { path: PathBuf, source: std::io::Error },
     #[error("--checkpoint {path}: there already; --resume goes on from it", path = path.display())]
     Exists { path: PathBuf },
     #[error("--checkpoint {path}: its run had {option} {found:?}, this one has {expected:?}", path = path.display())]
@@ -51,10 +53,15 @@ pub(crate) struct Store {
     resume: bool,
 }
 
+/// Whether there is a file, or an error: what cannot be looked at is not a reason to begin again and overwrite it.
+fn exists(path: &Path) -> Result<bool, StoreError> {
+    path.try_exists().map_err(|source| StoreError::Look { path: path.to_path_buf(), source })
+}
+
 impl Store {
     /// Without `resume`, what is there already is not overwritten.
     pub(crate) fn new(path: PathBuf, settings: Settings, resume: bool) -> Result<Self, StoreError> {
-        if !resume && path.exists() {
+        if !resume && exists(&path)? {
             return Err(StoreError::Exists { path });
         }
         Ok(Self { path, settings, resume })
@@ -69,7 +76,7 @@ impl Store {
         progress: &mut Progress,
         epochs: usize,
     ) -> Result<(), StoreError> {
-        if !self.resume || !self.path.exists() {
+        if !self.resume || !exists(&self.path)? {
             return Ok(());
         }
         let file = |source| StoreError::File { path: self.path.clone(), source };

@@ -57,7 +57,7 @@ impl Running {
     /// The square root, rounded once. |√(x + e) - √x| <= min(√e, e / √x) for x >= 0.
     pub fn sqrt(self) -> Self {
         let value = libm::sqrt(self.value);
-        let passed = if self.error > 0.0 { libm::sqrt(self.error).min(self.error / value) } else { 0.0 };
+        let passed = if self.error == 0.0 { 0.0 } else { libm::sqrt(self.error).min(self.error / value) };
         Self::computed(value, passed, rounding(value + passed))
     }
 

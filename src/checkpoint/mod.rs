@@ -17,11 +17,14 @@ pub use read::Checkpoint;
 use crate::error::Error;
 use crate::layers::Layer;
 use atomic_write_file::AtomicWriteFile;
-use std::io::Write;
-use std::path::Path;
+use read::reserve;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 use tensor::{Tensor, parameters};
 
-/// A network, and perhaps its optimiser, about to be saved. Borrows both; nothing is copied before it is written.
+/// A network, and perhaps its optimiser, about to be saved. Borrows both; their values are copied when it is written,
+/// all of them, since the file is made in memory first.
 ///
 /// | tensor | type and shape | |
 /// |---|---|---|
@@ -85,8 +88,12 @@ impl<'a> Snapshot<'a> {
     /// The file's bytes.
     ///
     /// # Errors
-    /// [`CheckpointError::Header`] if the names and shapes take more than the 100 MB that the format allows.
+    /// [`CheckpointError::Header`] if the names, the shapes and the note take more than the 100 MB that the format allows;
+    /// [`Error::Memory`] if there is no memory for the values. (That is found by asking for it once. Where it is gone a moment later,
+    /// or that of the largest tensor, which is there twice for a while, the process ends as the allocator has it.)
     pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+        let len = self.tensors.iter().try_fold(0usize, |sum, tensor| sum.checked_add(tensor.len()?));
+        drop(reserve::<u8>(len.unwrap_or(usize::MAX))?);
         let strings = self.note.iter().map(|note| (header::NOTE.to_string(), note.clone()));
         // No strings rather than an empty map of them: readers differ on that.
         let strings = self.note.is_some().then(|| strings.collect());
@@ -95,19 +102,27 @@ impl<'a> Snapshot<'a> {
         Ok(bytes.map_err(|e| CheckpointError::Header { reason: e.to_string() })?)
     }
 
-    /// Writes the file, whole or not at all: to a temporary file in the same folder, which is synced, renamed to `path`, and the
-    /// folder synced. Whatever happens, `path` holds what it held before or all of the new. A killed writer may leave the temporary
-    /// file, with `path`'s name and some letters.
+    /// Writes the file, whole or not at all: to a temporary file in the same folder, which is synced, renamed to `path`, and, on
+    /// Unix, the folder synced. Whatever happens, `path` holds what it held before or all of the new. A writer that is killed, or whose
+    /// disk fails after all was written, may leave the temporary file, with `path`'s name and some letters. A file that was there
+    /// passes its permissions on; of a link, the file that it leads to is replaced. Linux wants `/proc`.
     ///
     /// # Errors
     /// [`CheckpointError::File`]; as [`Snapshot::to_bytes`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         let (path, bytes) = (path.as_ref(), self.to_bytes()?);
         let write = || {
-            let mut file = AtomicWriteFile::open(path)?;
+            let mut file = AtomicWriteFile::open(destination(path)?)?;
             file.write_all(&bytes)?;
             file.commit()
         };
         write().map_err(|e| CheckpointError::file(path, &e).into())
     }
+}
+
+/// Where a link leads; else the path itself. A folder is refused here: the rename would fail, and leave the temporary file.
+fn destination(path: &Path) -> io::Result<PathBuf> {
+    let link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+    let path = if link { fs::canonicalize(path)? } else { path.to_path_buf() };
+    if path.is_dir() { Err(ErrorKind::IsADirectory.into()) } else { Ok(path) }
 }

@@ -43,7 +43,7 @@ impl<'a> Checkpoint<'a> {
         self.header.note.as_deref()
     }
 
-    /// Refuses NaN and ∞ in any tensor: a run that has diverged, or a damaged file.
+    /// Refuses NaN and ∞ in any tensor of f32, as all of ours are: a run that has diverged, or a damaged file.
     ///
     /// # Errors
     /// [`CheckpointError::NotFinite`] with the first such element of the file.
@@ -190,7 +190,7 @@ impl Checkpoint<'static> {
         let file = File::open(path).map_err(refused)?;
         let len = file.metadata().map_err(refused)?.len();
         let mut bytes = reserve(usize::try_from(len).unwrap_or(usize::MAX))?;
-        // No more than was there at first: a device or a pipe has no end.
+        // No more than was there at first: a device has no end.
         file.take(len).read_to_end(&mut bytes).map_err(refused)?;
         Ok(Self { header: Header::parse(&bytes)?, bytes: bytes.into() })
     }
@@ -201,7 +201,7 @@ fn room(tensors: &[Tensor<'_>]) -> Result<Vec<f32>, Error> {
     reserve(tensors.iter().map(|tensor| tensor.shape.iter().product()).max().unwrap_or(0))
 }
 
-fn reserve<T>(len: usize) -> Result<Vec<T>, Error> {
+pub(super) fn reserve<T>(len: usize) -> Result<Vec<T>, Error> {
     let mut vec = Vec::new();
     vec.try_reserve_exact(len).map_err(|_| Error::Memory { bytes: len.saturating_mul(size_of::<T>()) })?;
     Ok(vec)

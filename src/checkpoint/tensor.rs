@@ -44,6 +44,12 @@ impl<'a> Tensor<'a> {
     pub(super) fn number(name: String, values: Values<'a>) -> Self {
         Self { name, shape: Vec::new(), values }
     }
+
+    /// Bytes of the values, or None if the writer, which counts bits, cannot count them.
+    pub(super) fn len(&self) -> Option<usize> {
+        let bits = self.shape.iter().try_fold((&self).dtype().bitsize(), |n, &dim| n.checked_mul(dim))?;
+        Some(bits / 8)
+    }
 }
 
 /// The shape in files, as PyTorch has it: a bias has one dimension.
@@ -54,8 +60,11 @@ pub(super) fn shape_of(parameter: &Parameter<'_>) -> Vec<usize> {
     }
 }
 
-fn bytes(values: impl Iterator<Item = f32>) -> Vec<u8> {
-    values.flat_map(f32::to_le_bytes).collect()
+/// `len` bytes of values.
+fn bytes(len: usize, values: impl Iterator<Item = f32>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(len);
+    values.for_each(|value| bytes.extend(value.to_le_bytes()));
+    bytes
 }
 
 impl View for &Tensor<'_> {
@@ -69,19 +78,21 @@ impl View for &Tensor<'_> {
     }
 
     fn data_len(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.dtype().bitsize() / 8
+        // `to_bytes` has asked.
+        self.len().unwrap_or(usize::MAX)
     }
 
     /// One tensor at a time is copied, as the writer comes to it.
     fn data(&self) -> Cow<'_, [u8]> {
+        let len = self.data_len();
         let data = match self.values {
             Values::Parameter(p) => {
                 let (rows, cols) = p.shape();
-                bytes((0..rows).flat_map(|i| (0..cols).filter_map(move |j| p.get(i, j))))
+                bytes(len, (0..rows).flat_map(|i| (0..cols).filter_map(move |j| p.get(i, j))))
             }
-            Values::Panels(p) => bytes((0..p.cols()).flat_map(|o| (0..p.rows()).filter_map(move |i| p.get(i, o)))),
-            Values::Slice(values) => bytes(values.iter().copied()),
-            Values::Zeros => vec![0; self.data_len()],
+            Values::Panels(p) => bytes(len, (0..p.cols()).flat_map(|o| (0..p.rows()).filter_map(move |i| p.get(i, o)))),
+            Values::Slice(values) => bytes(len, values.iter().copied()),
+            Values::Zeros => vec![0; len],
             Values::Number(value) => value.to_le_bytes().into(),
             // Nobody takes 2^63 steps.
             Values::Count(steps) => i64::try_from(steps).unwrap_or(i64::MAX).to_le_bytes().into(),

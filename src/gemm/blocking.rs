@@ -1,4 +1,4 @@
-//! Every tuning number above the register tile: how a batch is cut into blocks of rows, the hidden width into chunks, a long
+//! The tuning numbers above the loops over tiles: how a batch is cut into blocks of rows, the hidden width into chunks, a long
 //! chain into k blocks, and when another thread pays. docs/tuning.md says how each was measured.
 
 use super::caches::caches;

@@ -77,7 +77,7 @@ pub(crate) fn grad_gemm(isa: Isa, job: GradGemm<'_, Out<'_>>) {
     isa.run(job);
 }
 
-/// Floats that a GEMM with a transposed operand needs to put it straight: 2 panels x 1024 rows, 128 KiB, an eighth of the
+/// Floats that a GEMM with a transposed operand needs to put it straight: 2 panels x 1024 rows, 128 KiB, a quarter of the
 /// smallest L2 that matters.
 pub(crate) const PACK: usize = 2 * PANEL * 1024;
 /// Up to so many rows, tiles are wide ([`tile_panels`]).
