@@ -63,8 +63,11 @@ fn planted_race() {
     let shared = Shared(y.as_mut_ptr());
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");
     let overlap = if wanted() { width } else { 0 };
+    let together = std::sync::Barrier::new(2);
     pool.broadcast(|thread| {
         let shared = &shared;
+        // Else one might be done before the other is awake, and what wakes it puts them in order.
+        together.wait();
         let begin = thread.index() * (rows * width - overlap);
         // SAFETY: inside of `y`, and apart unless the fault is wanted.
         let y = unsafe { std::slice::from_raw_parts_mut(shared.0.add(begin), rows * width) };
