@@ -149,15 +149,16 @@ fn a_load_of_mixed_calls_gives_right_bits_and_flat_memory() {
     // Less than two windows apart, the two are no measure of each other.
     let judged = samples.len() >= 2 * window && window > 0;
     let memory_flat = if judged { " and flat memory" } else { "" };
-    let memory = match !judged {
-        true => format!("memory not judged in fewer than {WARM_UP} calls"),
-        false => format!(
+    let memory = if judged {
+        format!(
             "resident after warm-up {:.1} MiB at most in the first {} s, {:.1} MiB in the last (bound: {:.0} MiB more)",
             mib(first),
             window.div_ceil(20),
             mib(last),
             mib(BOUND)
-        ),
+        )
+    } else {
+        format!("memory not judged in fewer than {WARM_UP} calls")
     };
     assert!(last <= first + BOUND, "memory grew from {first} to {last} bytes");
     println!(

@@ -82,7 +82,7 @@ pub(crate) fn grad_gemm(isa: Isa, job: GradGemm<'_, Out<'_>>) {
 pub(crate) const PACK: usize = 2 * PANEL * 1024;
 /// Up to so many rows, tiles are wide ([`tile_panels`]).
 const FEW_ROWS: usize = 4;
-/// Up to so long, chains of weight gradients are [`SHORT`] on sets with tiles of one panel.
+/// Up to so many rows of the batch, weight gradients go by tiles of [`SHORT`] rows, on sets whose tiles are one panel wide.
 const SHORT_CHAIN: usize = 64;
 /// Rows of a tile of short chains: a divisor of 16, so that one call does all rows of whole panels. Tiles of 6 + 5 + 5 rows, a call
 /// each, took 11 % of a training step more at 6 and 8 rows (Zen 3, 256 x 256), 8 % at 16, 3 % at 64, and are as fast at 128.
