@@ -15,7 +15,8 @@ pub struct Blocking {
     /// Most hidden columns computed before the second GEMM of a block consumes them (rounded up to a multiple of 16). 0: 256 to
     /// 1024, by L2.
     pub hidden: usize,
-    /// Longest piece of a chain run in one go (rounded up to a multiple of 16). 0: 128 to 1024, by L1 and the instruction set.
+    /// Length of the pieces that a chain is run in (rounded up to a multiple of 16); the last may be longer by an eighth. 0: 128 to
+    /// 1024, by L1 and the instruction set.
     pub depth: usize,
 }
 

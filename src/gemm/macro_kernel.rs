@@ -28,7 +28,8 @@ pub(crate) struct Gemm<'a, E> {
     pub(crate) a: PanelRef<'a>,
     pub(crate) b: Factor<'a>,
     pub(crate) start: Start<'a>,
-    /// k is taken in blocks of this many (a multiple of 16); between blocks the chains wait in the output.
+    /// k is taken in blocks of this many (a multiple of 16), the last of up to an eighth more: a block costs each tile a load and a
+    /// store of its accumulators, which a last one of a few k is not worth. Between blocks the chains wait in the output.
     pub(crate) depth: usize,
     /// Where a transposed `b` is put straight, a few panels at a time: [`PACK`] floats; empty for a `b` that needs none.
     pub(crate) pack: &'a mut [f32],
@@ -136,18 +137,21 @@ impl<O: Op> Kernel for &mut Gemm<'_, Finish<'_, O>> {
             4 => const { tile_panels::<S>(4) },
             _ => S::NP,
         };
-        let depth = if self.b.is_transposed() {
+        let most = if self.b.is_transposed() {
             // Few rows do little with a panel: it should not leave L1 between being transposed and being used.
             let room = if m <= FEW_ROWS { half_l1().min(PACK) } else { PACK };
-            self.depth.min((room / (max_np * PANEL * PANEL)).max(1) * PANEL)
+            (room / (max_np * PANEL * PANEL)).max(1) * PANEL
         } else {
-            self.depth
+            usize::MAX
         };
+        let depth = self.depth.min(most);
+        let longest = (depth + depth / 8).min(most);
         let in_group = m.div_ceil(S::MR);
         let mut k0 = 0;
         loop {
-            let kc = depth.min(k - k0);
-            let last = k0 + kc == k;
+            let left = k - k0;
+            let last = left <= longest;
+            let kc = if last { left } else { depth };
             let start = if k0 == 0 { self.start } else { Start::Continue };
             for (p, np) in pieces(n_panels, max_np) {
                 let (b, b_panel) = self.b.window(s, (k0, kc), (p, np), self.pack);
