@@ -84,6 +84,20 @@ pub enum Error {
         /// The label found there.
         found: usize,
     },
+    /// An element of a matrix or of a vector (row 0) outside its allowed range.
+    #[error("{operand}[{row}, {col}]: {reason}, found {found}")]
+    Element {
+        /// Name of the operand.
+        operand: &'static str,
+        /// Its row.
+        row: usize,
+        /// Its column.
+        col: usize,
+        /// What is allowed.
+        reason: &'static str,
+        /// What was found, in decimal.
+        found: String,
+    },
     /// A setting outside its allowed range.
     #[error("{operand}: {reason}")]
     Setting {
@@ -114,6 +128,12 @@ pub enum Error {
     #[cfg(feature = "safetensors")]
     #[error(transparent)]
     Checkpoint(#[from] crate::checkpoint::CheckpointError),
+}
+
+impl Error {
+    pub(crate) fn element(operand: &'static str, (row, col): (usize, usize), reason: &'static str, found: f32) -> Self {
+        Error::Element { operand, row, col, reason, found: found.to_string() }
+    }
 }
 
 /// Checks a matrix shape: `Error::Shape` with the operand's name where it differs.

@@ -38,7 +38,9 @@ pub use layers::init::{Init, Scheme};
 pub use layers::linear::Linear;
 pub use layers::stack::{Stack, StackConfig};
 pub use layers::{GradMode, GradientFlow, Layer, Pass};
-pub use loss::{mean_squared_error, softmax_cross_entropy};
+pub use loss::{
+    BinaryCrossEntropy, CrossEntropy, Divisor, Huber, SquaredError, mean_squared_error, softmax_cross_entropy,
+};
 pub use mat::{MatMut, MatRef};
 pub use optim::{AdamW, Optimizer, Sgd};
 pub use peak::{KernelBench, Peak, fma_peak, read_bandwidth};

@@ -26,9 +26,13 @@
 //!   every partial sum.
 //!
 //! Both are worst cases. Roundings mostly cancel: errors grow like the square root of k, and observed ones are some hundredths of the
-//! bound for long chains.
+//! bound for long chains. But not where all terms have one sign and are alike: docs/numerics.md has a table of how far a long chain drifts,
+//! beside what is said here, and what to do.
+//!
+//! Losses are computed in f64; [`loss`] bounds them.
 
 mod activation;
+pub mod loss;
 mod network;
 mod running;
 
