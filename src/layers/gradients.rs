@@ -219,7 +219,10 @@ impl Gradients {
         self.values_mut().for_each(|v| *v = 0.0);
     }
 
-    /// Multiplies every gradient by `factor`: 1 / micro-batches, or the factor of a norm clip.
+    /// Multiplies every gradient by `factor`, rounding it once more: the factor of a norm clip, say.
+    ///
+    /// Not for the mean over micro-batches: pieces of 3 and 2 rows would weigh the same. Give the loss the divisor of the whole batch
+    /// ([`crate::Divisor`]), accumulate, and there is nothing to scale: the bits are those of the batch.
     pub fn scale(&mut self, factor: f32) {
         self.values_mut().for_each(|v| *v *= factor);
     }

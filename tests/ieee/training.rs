@@ -3,7 +3,9 @@
 use crate::common::{Map, MapGrad, Stage, contexts, gradients_of, mat, mat_mut, parameters_of, same};
 use crate::{DENORMAL, INF, MAX, NAN};
 use resblock::Activation::Identity;
-use resblock::{AdamW, Optimizer, Sgd, mean_squared_error, softmax_cross_entropy};
+use resblock::{
+    AdamW, BinaryCrossEntropy, CrossEntropy, Huber, Optimizer, Sgd, mean_squared_error, softmax_cross_entropy,
+};
 
 fn same_f64(a: f64, b: f64) -> bool {
     a == b || (a.is_nan() && b.is_nan())
@@ -57,6 +59,83 @@ fn the_cross_entropy_at_specials_is_that_of_the_table() {
         assert!(same(d[0], gradient[0]) && same(d[1], gradient[1]), "{logits:?}: gradient {d:?}");
     }
     println!("proof: softmax cross-entropy at NaN, inf and the largest logits | explicit table | {} | ok", table.len());
+}
+
+#[test]
+fn the_smoothed_cross_entropy_at_specials_is_that_of_the_table() {
+    // Logits of two classes, label 0, smoothing 1/2: every class has a target, and what is impossible costs infinitely much.
+    let table: [([f32; 2], f64, [f32; 2]); 7] = [
+        ([NAN, 0.0], f64::NAN, [NAN, NAN]),
+        ([0.0, NAN], f64::NAN, [NAN, NAN]),
+        ([INF, 0.0], f64::NAN, [NAN, NAN]),
+        ([0.0, INF], f64::NAN, [NAN, NAN]),
+        ([-INF, -INF], f64::NAN, [NAN, NAN]),
+        ([0.0, -INF], f64::INFINITY, [0.25, -0.25]),
+        ([-INF, 0.0], f64::INFINITY, [-0.75, 0.75]),
+    ];
+    for (logits, loss, gradient) in table {
+        let mut d = [7.0; 2];
+        let smooth = CrossEntropy { label_smoothing: 0.5, ..CrossEntropy::default() };
+        let found = smooth.evaluate(mat(&logits, 1, 2), &[0], Some(mat_mut(&mut d, 1, 2))).expect("a loss");
+        assert!(same_f64(found, loss), "{logits:?}: loss {found:e}, not {loss:e}");
+        assert!(same(d[0], gradient[0]) && same(d[1], gradient[1]), "{logits:?}: gradient {d:?}");
+    }
+    println!("proof: smoothed cross-entropy at NaN and inf | explicit table | {} | ok", table.len());
+}
+
+#[test]
+fn the_binary_cross_entropy_and_hubers_loss_at_specials_are_those_of_the_tables() {
+    // (logit, target, loss, gradient)
+    let ln_2 = std::f64::consts::LN_2;
+    let binary: [(f32, f32, f64, f32); 13] = [
+        (NAN, 0.0, f64::NAN, NAN),
+        (NAN, 1.0, f64::NAN, NAN),
+        (INF, 1.0, 0.0, 0.0),
+        (INF, 0.0, f64::INFINITY, 1.0),
+        (-INF, 0.0, 0.0, 0.0),
+        (-INF, 1.0, f64::INFINITY, -1.0),
+        (INF, 0.5, f64::INFINITY, 0.5),
+        (-INF, 0.5, f64::INFINITY, -0.5),
+        (MAX, 0.0, MAX as f64, 1.0),
+        (-MAX, 1.0, MAX as f64, -1.0),
+        (MAX, 1.0, 0.0, 0.0),
+        (0.0, 0.0, ln_2, 0.5),
+        (-0.0, 1.0, ln_2, -0.5),
+    ];
+    // (y, target, loss, dy), δ = 1.
+    let huber: [(f32, f32, f64, f32); 8] = [
+        (NAN, 0.0, f64::NAN, NAN),
+        (0.0, NAN, f64::NAN, NAN),
+        (INF, 0.0, f64::INFINITY, 1.0),
+        (0.0, INF, f64::INFINITY, -1.0),
+        (INF, INF, f64::NAN, NAN),
+        (MAX, -MAX, 2.0 * MAX as f64 - 0.5, 1.0),
+        (0.0, -0.0, 0.0, 0.0),
+        (DENORMAL, 0.0, libm::ldexp(1.0, -299), DENORMAL),
+    ];
+    let evaluate = |huber: bool, y: f32, target: f32| {
+        let mut d = [7.0];
+        let (y, target, dy) = ([y], [target], mat_mut(&mut d, 1, 1));
+        let (y, target) = (mat(&y, 1, 1), mat(&target, 1, 1));
+        let found = match huber {
+            true => Huber::default().evaluate(y, target, Some(dy)),
+            false => BinaryCrossEntropy::default().evaluate(y, target, Some(dy)),
+        };
+        (found.expect("a loss"), d[0])
+    };
+    for (is_huber, table) in [(false, &binary[..]), (true, &huber)] {
+        for &(y, target, loss, gradient) in table {
+            let (found, d) = evaluate(is_huber, y, target);
+            assert!(
+                same_f64(found, loss) && same(d, gradient),
+                "huber {is_huber}, ({y:e}, {target:e}): {found:e}, {d:e}"
+            );
+        }
+    }
+    println!(
+        "proof: binary cross-entropy and Huber's loss at NaN, inf, the largest and denormals | explicit tables | {} | ok",
+        binary.len() + huber.len()
+    );
 }
 
 /// (gradient, parameter after one step, parameter after a second step with gradient 0), from 1.0.
