@@ -1,20 +1,63 @@
 //! Optimisers and losses: any numbers in parameters, gradients, settings, logits and targets; labels that are no classes, shapes
-//! that do not fit, gradients and state of other networks. Against the formulas of their documentation, bit for bit, on every
-//! instruction set.
+//! that do not fit, gradients and state of other networks. Against the formulas of their documentation: optimisers bit for bit, on every
+//! instruction set, losses within their bounds, and their pieces bit for bit.
 
 use crate::common::{Grid, Map, MapGrad, assert_same, contexts, gradients_of, parameters_of, values_of};
 use crate::input::{Extent, Number, Phi, Place, Size, Values};
 use arbitrary::Arbitrary;
+use resblock::bounds::loss::{self, LossAccuracy};
 use resblock::{
-    AdamW, Block, Context, Error, Gradients, Layer, Linear, Optimizer, Sgd, Skip, mean_squared_error,
-    softmax_cross_entropy,
+    AdamW, BinaryCrossEntropy, Block, Context, CrossEntropy, Divisor, Error, Gradients, Huber, Layer, Linear, MatMut,
+    MatRef, Optimizer, Sgd, Skip, SquaredError,
 };
 
 #[derive(Debug, Arbitrary)]
 pub enum Case {
     Optimiser(Training),
-    CrossEntropy { rows: Size, classes: Size, labels: Vec<Extent>, all_classes: bool, values: Values, places: Places },
-    SquaredError { rows: Size, cols: Size, values: Values, places: Places, target_wide: bool },
+    CrossEntropy {
+        rows: Size,
+        classes: Size,
+        labels: Vec<Extent>,
+        all_classes: bool,
+        values: Values,
+        places: Places,
+        divide: Divide,
+        ignore: Option<Extent>,
+        weights: Option<Weights>,
+        smoothing: Option<Number>,
+    },
+    Elements {
+        loss: Elementwise,
+        rows: Size,
+        cols: Size,
+        values: Values,
+        targets: Weights,
+        places: Places,
+        target_wide: bool,
+        divide: Divide,
+    },
+}
+
+/// A divisor, and at which row the batch is cut.
+#[derive(Debug, Clone, Copy, Arbitrary)]
+pub struct Divide {
+    given: Option<Number>,
+    sum: bool,
+    cut: u8,
+}
+
+/// Numbers from 0 to 1, or any.
+#[derive(Debug, Clone, Arbitrary)]
+pub struct Weights {
+    values: Values,
+    usual: bool,
+}
+
+#[derive(Debug, Clone, Arbitrary)]
+pub enum Elementwise {
+    Squared,
+    Huber(Number),
+    Binary(Option<Weights>),
 }
 
 #[derive(Debug, Clone, Copy, Arbitrary)]
@@ -46,23 +89,74 @@ enum Rule {
 pub fn run(case: &Case) {
     match case {
         Case::Optimiser(training) => training.run(),
-        Case::CrossEntropy { rows, classes, labels, all_classes, values, places } => {
+        Case::CrossEntropy {
+            rows,
+            classes,
+            labels,
+            all_classes,
+            values,
+            places,
+            divide,
+            ignore,
+            weights,
+            smoothing,
+        } => {
             let (n, classes) = (rows.0, classes.0);
             let class = |Extent(label): Extent| if *all_classes && classes > 0 { label % classes } else { label };
             let mut labels: Vec<usize> = labels.iter().map(|&label| class(label)).collect();
             if *all_classes {
                 labels.resize(n, classes / 2);
             }
-            cross_entropy(n, classes, &labels, values, *places);
+            let weights = weights.as_ref().map(|weights| weights.fill(2, classes));
+            let loss = CrossEntropy {
+                divisor: divide.divisor(),
+                ignore: ignore.map(class),
+                class_weights: weights.as_deref(),
+                label_smoothing: smoothing.map_or(0.0, |Number(smoothing)| smoothing),
+            };
+            cross_entropy(&loss, (n, classes), &labels, values, *places, divide.cut);
         }
-        Case::SquaredError { rows, cols, values, places, target_wide } => {
-            squared_error(rows.0, cols.0, values, *places, *target_wide);
+        Case::Elements { loss, rows, cols, values, targets, places, target_wide, divide } => {
+            let (n, m) = (rows.0, cols.0);
+            let y = grid(places.x, n, m, &values.fill(0, n * m));
+            let wide = m + usize::from(*target_wide);
+            let target = match loss {
+                Elementwise::Binary(_) => targets.fill(1, n * wide),
+                _ => values.fill(1, n * wide),
+            };
+            let target = grid(places.target, n, wide, &target);
+            loss.run(&y, &target, (n, m), *places, *target_wide, *divide);
         }
     }
 }
 
-fn grid(place: Place, rows: usize, cols: usize, values: &Values, stream: u64) -> Grid {
-    Grid::with_margin(place.input(), rows, cols, place.margin()).filled(&values.fill(stream, rows * cols))
+impl Divide {
+    fn divisor(self) -> Divisor {
+        match self.given {
+            Some(Number(by)) => Divisor::Given(by.into()),
+            None if self.sum => Divisor::Sum,
+            None => Divisor::Mean,
+        }
+    }
+}
+
+impl Weights {
+    fn fill(&self, stream: u64, len: usize) -> Vec<f32> {
+        let one = |v: f32| {
+            if !self.usual {
+                v
+            } else if v.is_nan() {
+                0.5
+            } else {
+                v.abs().min(1.0)
+            }
+        };
+        self.values.fill(stream, len).into_iter().map(one).collect()
+    }
+}
+
+fn grid(place: Place, rows: usize, cols: usize, values: &[f32]) -> Grid {
+    Grid::with_margin(place.input(), rows, cols, place.margin()).filled(values)
 }
 
 fn gradient_grid(places: Places, rows: usize, cols: usize) -> Option<Grid> {
@@ -74,13 +168,81 @@ fn shape(operand: &'static str, (rows, cols): (usize, usize)) -> Error {
     Error::Shape { operand, expected: (rows, cols), found: (rows, cols + 1) }
 }
 
-fn cross_entropy(n: usize, classes: usize, labels: &[usize], values: &Values, places: Places) {
-    let logits = grid(places.x, n, classes, values, 0);
+fn bad_divisor(divisor: Divisor) -> Option<Error> {
+    let bad = matches!(divisor, Divisor::Given(by) if !(by > 0.0 && by.is_finite()));
+    bad.then_some(Error::Setting { operand: "divisor", reason: "must be positive and finite" })
+}
+
+fn bad_element(
+    operand: &'static str,
+    cols: usize,
+    values: &[f32],
+    largest: f32,
+    reason: &'static str,
+) -> Option<Error> {
+    let at = values.iter().position(|v| !(*v >= 0.0 && *v <= largest))?;
+    Some(Error::Element { operand, row: at / cols, col: at % cols, reason, found: values[at].to_string() })
+}
+
+fn bad_weight(operand: &'static str, weights: Option<&[f32]>) -> Option<Error> {
+    let weights = weights?;
+    bad_element(operand, weights.len(), weights, f32::MAX, "must be finite and not negative")
+}
+
+/// A row or an element in the formulas of the documentation: its loss, and the terms whose difference its gradients are.
+#[derive(Debug, Clone)]
+struct Part {
+    loss: f64,
+    gradients: Vec<(f64, f64)>,
+}
+
+/// `weight * x`, 0 where the weight is.
+fn weighted(weight: f64, x: f64) -> f64 {
+    if weight == 0.0 && !x.is_nan() { 0.0 } else { weight * x }
+}
+
+fn cross_entropy_of_row(loss: &CrossEntropy<'_>, row: &[f32], label: usize) -> Part {
+    let classes = row.len();
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if !max.is_finite() || row.iter().any(|l| l.is_nan()) {
+        return Part { loss: f64::NAN, gradients: vec![(f64::NAN, f64::NAN); classes] };
+    }
+    let top = row.iter().position(|&l| l == max).expect("a largest logit");
+    let exp: Vec<f64> = row.iter().map(|&l| libm::exp(f64::from(l) - f64::from(max))).collect();
+    let smoothing = f64::from(loss.label_smoothing);
+    let target = |k: usize| {
+        let own = if k == label { 1.0 - smoothing } else { 0.0 };
+        (own + smoothing / classes as f64) * loss.class_weights.map_or(1.0, |w| f64::from(w[k]))
+    };
+    let but = |k: usize, of: &dyn Fn(usize) -> f64| (0..classes).filter(|&j| j != k).map(of).sum::<f64>();
+    let log = libm::log1p(but(top, &|j| exp[j]));
+    let cost = |k: usize| weighted(target(k), log + (f64::from(max) - f64::from(row[k])));
+    let sum: f64 = exp.iter().sum();
+    let gradient = |k: usize| (exp[k] / sum * but(k, &target), target(k) * (but(k, &|j| exp[j]) / sum));
+    Part { loss: (0..classes).map(cost).sum(), gradients: (0..classes).map(gradient).collect() }
+}
+
+fn cross_entropy(
+    loss: &CrossEntropy<'_>,
+    (n, classes): (usize, usize),
+    labels: &[usize],
+    values: &Values,
+    places: Places,
+    cut: u8,
+) {
+    let logits = grid(places.x, n, classes, &values.fill(0, n * classes));
     let mut d = gradient_grid(places, n, classes);
-    let found = softmax_cross_entropy(logits.view(), labels, d.as_mut().map(Grid::view_mut));
-    let wrong_class = labels.iter().enumerate().find(|&(_, &label)| label >= classes);
-    let error = if labels.len() != n {
+    let found = loss.evaluate(logits.view(), labels, d.as_mut().map(Grid::view_mut));
+    let counted = |label: usize| loss.ignore != Some(label);
+    let wrong_class = labels.iter().enumerate().find(|&(_, &label)| counted(label) && label >= classes);
+    let error = if let Some(error) = bad_divisor(loss.divisor) {
+        Some(error)
+    } else if !(0.0..=1.0).contains(&loss.label_smoothing) {
+        Some(Error::Setting { operand: "label_smoothing", reason: "must lie in [0, 1]" })
+    } else if labels.len() != n {
         Some(Error::Length { operand: "labels", expected: n, found: labels.len() })
+    } else if let Some(error) = bad_weight("class_weights", loss.class_weights) {
+        Some(error)
     } else if let Some((index, &found)) = wrong_class {
         Some(Error::Class { operand: "labels", index, classes, found })
     } else if places.gradient.is_some_and(|(_, wide)| wide) {
@@ -92,55 +254,176 @@ fn cross_entropy(n: usize, classes: usize, labels: &[usize], values: &Values, pl
         assert_eq!(found, Err(error));
         return d.iter().for_each(|d| d.assert_untouched("dlogits"));
     }
+    let total = loss.total_weight(labels).expect("a total");
+    let divisor = divisor_of(loss.divisor, total);
     let logits = logits.values();
-    let (mut loss, mut gradient) = (0.0, Vec::new());
-    for (row, &label) in logits.chunks(classes.max(1)).zip(labels) {
-        let max = row.iter().map(|&l| f64::from(l)).fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = row.iter().map(|&l| libm::exp(f64::from(l) - max)).sum();
-        loss += libm::log(sum) + max - f64::from(row[label]);
-        gradient.extend(row.iter().enumerate().map(|(j, &l)| {
-            let p = libm::exp(f64::from(l) - max) / sum - f64::from(u8::from(j == label));
-            (p / n as f64) as f32
-        }));
-    }
-    assert_loss(found, if n == 0 { 0.0 } else { loss / n as f64 });
-    if let Some(d) = d {
-        d.assert_canaries("dlogits");
-        assert_same("dlogits", &d.values(), &gradient);
-    }
-    if logits.iter().all(|l| l.is_finite()) {
-        assert!(loss.is_finite() && loss >= -1e-6, "loss {loss} of finite logits");
-    }
-}
-
-fn squared_error(n: usize, m: usize, values: &Values, places: Places, target_wide: bool) {
-    let y = grid(places.x, n, m, values, 0);
-    let target = grid(places.target, n, m + usize::from(target_wide), values, 1);
-    let mut dy = gradient_grid(places, n, m);
-    let found = mean_squared_error(y.view(), target.view(), dy.as_mut().map(Grid::view_mut));
-    let error = if target_wide {
-        Some(shape("target", (n, m)))
-    } else {
-        places.gradient.filter(|&(_, wide)| wide).map(|_| shape("dy", (n, m)))
+    let part = |i: usize| match counted(labels[i]) && divisor > 0.0 {
+        true => cross_entropy_of_row(loss, &logits[i * classes..][..classes], labels[i]),
+        false => Part { loss: 0.0, gradients: vec![(0.0, 0.0); classes] },
     };
-    if let Some(error) = error {
-        assert_eq!(found, Err(error));
-        return dy.iter().for_each(|dy| dy.assert_untouched("dy"));
+    let parts: Vec<Part> = (0..n).map(part).collect();
+    let mut accuracy = loss::cross_entropy(n, classes);
+    let heaviest = loss.class_weights.map_or(1.0, |w| w.iter().fold(0.0, |max: f32, &w| max.max(w)).into());
+    if divisor > 0.0 {
+        accuracy.underflow *= (heaviest / divisor).max(1.0);
     }
-    let (y, target, count) = (y.values(), target.values(), (n * m) as f64);
-    let errors: Vec<f64> = y.iter().zip(&target).map(|(&y, &t)| f64::from(y) - f64::from(t)).collect();
-    let sum = errors.iter().map(|e| e * e).fold(0.0, |sum, square| sum + square);
-    assert_loss(found, if count == 0.0 { 0.0 } else { sum / count });
-    if let Some(dy) = dy {
-        dy.assert_canaries("dy");
-        let gradient: Vec<f32> = errors.iter().map(|e| (2.0 * e / count) as f32).collect();
-        assert_same("dy", &dy.values(), &gradient);
+    let whole = d.as_ref().map(|d| {
+        d.assert_canaries("dlogits");
+        d.values()
+    });
+    let found = found.expect("a loss");
+    assert_accurate(found, whole.as_deref(), &parts, if divisor > 0.0 { divisor } else { 1.0 }, accuracy);
+    if let Some(whole) = whole.filter(|_| divisor > 0.0) {
+        assert_pieces((n, classes), cut, &whole, |rows, d| {
+            let (start, rows) = (rows.start, rows.len());
+            let x = MatRef::new(&logits[start * classes..][..rows * classes], rows, classes).expect("a matrix");
+            let loss = CrossEntropy { divisor: Divisor::Given(divisor), ..*loss };
+            loss.evaluate(x, &labels[start..][..rows], Some(d)).expect("a loss");
+        });
     }
 }
 
-fn assert_loss(found: Result<f64, Error>, want: f64) {
-    let found = found.expect("a loss");
-    assert!(found.to_bits() == want.to_bits() || (found.is_nan() && want.is_nan()), "loss {found}, expected {want}");
+fn divisor_of(divisor: Divisor, mean: f64) -> f64 {
+    match divisor {
+        Divisor::Mean => mean,
+        Divisor::Given(by) => by,
+        Divisor::Sum => 1.0,
+    }
+}
+
+/// Within twice the bounds, one of which is the oracle's, which adds its parts in f64.
+fn assert_accurate(found: f64, gradient: Option<&[f32]>, parts: &[Part], divisor: f64, accuracy: LossAccuracy) {
+    let want = parts.iter().map(|part| part.loss).sum::<f64>() / divisor;
+    let close = |found: f64, want: f64, bound: f64| {
+        found == want || (found.is_nan() && want.is_nan()) || (found - want).abs() <= bound
+    };
+    let bound = 2.0 * accuracy.value_error(want) + parts.len() as f64 * f64::EPSILON * want;
+    assert!(close(found, want, bound), "loss {found}, expected {want}");
+    assert!(found.is_nan() || found >= 0.0, "loss {found}");
+    let Some(gradient) = gradient else { return };
+    let terms = parts.iter().flat_map(|part| &part.gradients);
+    assert_eq!(gradient.len(), terms.clone().count());
+    for (k, (&found, &(plus, minus))) in gradient.iter().zip(terms).enumerate() {
+        let (plus, minus) = (plus / divisor, minus / divisor);
+        let want = plus - minus;
+        // Near the largest f32 either side may have overflowed.
+        let overflow = found.is_infinite()
+            && want.abs() >= 0.999_999 * f64::from(f32::MAX)
+            && want.signum() == f64::from(found.signum());
+        let bound = 2.0 * accuracy.gradient_error(plus, minus);
+        assert!(overflow || close(found.into(), want, bound), "gradient {k} is {found:e}, expected {want:e}");
+    }
+}
+
+/// The gradient of a batch that is cut in two has the bits of the whole.
+fn assert_pieces((n, m): (usize, usize), cut: u8, whole: &[f32], piece: impl Fn(std::ops::Range<usize>, MatMut<'_>)) {
+    let at = usize::from(cut).min(n);
+    let mut pieces = vec![0.0; n * m];
+    let (head, tail) = pieces.split_at_mut(at * m);
+    piece(0..at, MatMut::new(head, at, m).expect("a matrix"));
+    piece(at..n, MatMut::new(tail, n - at, m).expect("a matrix"));
+    assert_same("the gradient of two pieces", &pieces, whole);
+}
+
+impl Elementwise {
+    fn evaluate(
+        &self,
+        divisor: Divisor,
+        weights: Option<&[f32]>,
+        y: MatRef<'_>,
+        target: MatRef<'_>,
+        dy: Option<MatMut<'_>>,
+    ) -> Result<f64, Error> {
+        match self {
+            Elementwise::Squared => SquaredError { divisor }.evaluate(y, target, dy),
+            Elementwise::Huber(delta) => Huber { divisor, delta: delta.0 }.evaluate(y, target, dy),
+            Elementwise::Binary(_) => BinaryCrossEntropy { divisor, pos_weights: weights }.evaluate(y, target, dy),
+        }
+    }
+
+    fn part(&self, y: f32, target: f32, weight: f32) -> Part {
+        let (y, target, weight) = (f64::from(y), f64::from(target), f64::from(weight));
+        let r = y - target;
+        let (loss, slope) = match self {
+            Elementwise::Squared => (r * r, 2.0 * r),
+            Elementwise::Huber(Number(delta)) => {
+                let delta = f64::from(*delta);
+                let loss = if r.abs() > delta { delta * (r.abs() - 0.5 * delta) } else { 0.5 * r * r };
+                (loss, if r.abs() > delta { delta.copysign(r) } else { r })
+            }
+            Elementwise::Binary(_) => {
+                let softplus =
+                    |l: f64| if l > 0.0 { l + libm::log1p(libm::exp(-l)) } else { libm::log1p(libm::exp(l)) };
+                let sigma =
+                    |l: f64| if l > 0.0 { 1.0 / (1.0 + libm::exp(-l)) } else { libm::exp(l) / (1.0 + libm::exp(l)) };
+                let (yes, no) = (weight * target, 1.0 - target);
+                let loss = weighted(yes, softplus(-y)) + weighted(no, softplus(y));
+                return Part { loss, gradients: vec![(no * sigma(y), yes * sigma(-y))] };
+            }
+        };
+        Part { loss, gradients: vec![if slope < 0.0 { (0.0, -slope) } else { (slope, 0.0) }] }
+    }
+
+    fn run(&self, y: &Grid, target: &Grid, (n, m): (usize, usize), places: Places, target_wide: bool, divide: Divide) {
+        let binary = matches!(self, Elementwise::Binary(_));
+        let weights = match self {
+            Elementwise::Binary(Some(weights)) => Some(weights.fill(2, m)),
+            _ => None,
+        };
+        let (divisor, weights) = (divide.divisor(), weights.as_deref());
+        let mut dy = gradient_grid(places, n, m);
+        let found = self.evaluate(divisor, weights, y.view(), target.view(), dy.as_mut().map(Grid::view_mut));
+        let (y, t) = (y.values(), target.values());
+        let (of_target, of_dy) = if binary { ("targets", "dlogits") } else { ("target", "dy") };
+        let error = if let Some(error) = bad_divisor(divisor) {
+            Some(error)
+        } else if matches!(self, Elementwise::Huber(Number(delta)) if !(*delta > 0.0 && delta.is_finite())) {
+            Some(Error::Setting { operand: "delta", reason: "must be positive and finite" })
+        } else if let Some(error) = bad_weight("pos_weights", weights) {
+            Some(error)
+        } else if target_wide {
+            Some(shape(of_target, (n, m)))
+        } else if places.gradient.is_some_and(|(_, wide)| wide) {
+            Some(shape(of_dy, (n, m)))
+        } else if binary {
+            bad_element("targets", m, &t, 1.0, "must lie in [0, 1]")
+        } else {
+            None
+        };
+        if let Some(error) = error {
+            assert_eq!(found, Err(error));
+            return dy.iter().for_each(|dy| dy.assert_untouched("the gradient"));
+        }
+        let found = found.expect("a loss");
+        if n * m == 0 {
+            return assert_eq!(found, 0.0);
+        }
+        let weight = |k: usize| weights.map_or(1.0, |w| w[k % m]);
+        let parts: Vec<Part> = (0..n * m).map(|k| self.part(y[k], t[k], weight(k))).collect();
+        let by = divisor_of(divisor, (n * m) as f64);
+        let mut accuracy = match self {
+            Elementwise::Squared => loss::squared_error(n * m),
+            Elementwise::Huber(_) => loss::huber(n * m),
+            Elementwise::Binary(_) => loss::binary_cross_entropy(n * m),
+        };
+        let heaviest = weights.map_or(1.0, |w| w.iter().fold(1.0, |max: f32, &w| max.max(w)).into());
+        accuracy.underflow *= (heaviest / by).max(1.0);
+        let whole = dy.as_ref().map(|dy| {
+            dy.assert_canaries("the gradient");
+            dy.values()
+        });
+        assert_accurate(found, whole.as_deref(), &parts, by, accuracy);
+        if let Some(whole) = whole {
+            assert_pieces((n, m), divide.cut, &whole, |rows, dy| {
+                let (from, len) = (rows.start * m, rows.len() * m);
+                let view = |values: &[f32]| -> Result<f64, Error> {
+                    let y = MatRef::new(&y[from..][..len], rows.len(), m)?;
+                    self.evaluate(Divisor::Given(by), weights, y, MatRef::new(values, rows.len(), m)?, Some(dy))
+                };
+                view(&t[from..][..len]).expect("a loss");
+            });
+        }
+    }
 }
 
 /// An optimiser in the formulas of its documentation: parameter, gradient and moments of one number.
