@@ -5,8 +5,8 @@ use resblock::bounds::{Accuracy, BackwardBounds, ForwardBounds, Map, MapBounds, 
 use resblock::reference::{BlockGrads, BlockOut, BlockParams, LinearGrads, LinearOut};
 use resblock::{
     Activation, AdamW, Affine, AffineName, Block, Blocking, Checkpoint, CheckpointError, Context, Error, GradMode,
-    GradientFlow, Gradients, Init, Isa, IsaList, KernelBench, Linear, MatMut, MatRef, PanelMat, Par, Parameter, Pass,
-    Peak, Scheme, Sgd, Skip, Snapshot, Stack, StackConfig, Weights, Workspace,
+    GradientFlow, Gradients, Init, Isa, IsaList, KernelBench, Leftovers, Linear, MatMut, MatRef, PanelMat, Par,
+    Parameter, Pass, Peak, Scheme, Sgd, Skip, Snapshot, Stack, StackConfig, TensorInfo, Weights, Workspace,
 };
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
@@ -26,7 +26,7 @@ macro_rules! assert_traits {
 assert_traits!(VALUES:
     Activation, AdamW, Affine, AffineName, Block, Blocking, Checkpoint<'_>, CheckpointError, Context, Error, GradMode,
     GradientFlow, Gradients, Init, Isa, Snapshot<'_>, IsaList, KernelBench, Linear, MatRef<'_>, PanelMat, Par, Parameter<'_>, Peak, Scheme, Sgd, Skip, Stack, StackConfig,
-    Weights, Workspace, Accuracy, BackwardBounds, ForwardBounds, Map, MapBounds, NetworkBounds, Numbers, Running, BlockGrads<f32>, BlockOut<f32>, BlockParams<'_, f32>, LinearGrads<f32>, LinearOut<f32>;
+    Leftovers, TensorInfo<'_>, Weights, Workspace, Accuracy, BackwardBounds, ForwardBounds, Map, MapBounds, NetworkBounds, Numbers, Running, BlockGrads<f32>, BlockOut<f32>, BlockParams<'_, f32>, LinearGrads<f32>, LinearOut<f32>;
     crosses_threads, survives_panics
 );
 assert_traits!(BORROWS: MatMut<'_>, Pass<'_, Linear>, Pass<'_, Block>, Pass<'_, Stack>; crosses_threads);
