@@ -26,7 +26,7 @@ mod weights;
 
 pub use activation::Activation;
 #[cfg(feature = "safetensors")]
-pub use checkpoint::{Checkpoint, CheckpointError, SavedOptimizer, Snapshot};
+pub use checkpoint::{Checkpoint, CheckpointError, Leftovers, SavedOptimizer, Snapshot, TensorInfo};
 pub use context::{Context, Workspace};
 pub use error::Error;
 pub use gemm::blocking::Blocking;

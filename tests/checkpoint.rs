@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use resblock::{
     Activation, AdamW, Block, Checkpoint, CheckpointError, Context, Error, GradMode, Gradients, Layer, Linear,
-    Optimizer, SavedOptimizer, Sgd, Snapshot, Stack, Workspace,
+    Optimizer, SavedOptimizer, Sgd, Skip, Snapshot, Stack, Workspace,
 };
 use std::alloc::{GlobalAlloc, System};
 use std::cell::Cell;
@@ -197,9 +197,12 @@ fn written(tensors: &[(&str, &str, &str, Vec<u8>)]) -> Vec<u8> {
 
 #[test]
 fn a_file_holds_matrices_row_by_row_under_their_names() {
-    let saved = Snapshot::new(&counted()).note("by hand").to_bytes().expect("bytes");
+    let block = counted();
+    let snapshot = Snapshot::new(&block).metadata("z", "last").note("by hand").metadata("a \"", "first");
+    let saved = snapshot.to_bytes().expect("bytes");
     let header = concat!(
-        r#"{"__metadata__":{"note":"by hand"},"#,
+        r#"{"__metadata__":{"a \"":"first","note":"by hand","#,
+        r#""resblock.architecture":"first relu; second identity + x","z":"last"},"#,
         r#""first.bias":{"dtype":"F32","shape":[3],"data_offsets":[0,12]},"#,
         r#""first.weight":{"dtype":"F32","shape":[3,2],"data_offsets":[12,36]},"#,
         r#""second.bias":{"dtype":"F32","shape":[2],"data_offsets":[36,44]},"#,
@@ -282,16 +285,380 @@ fn other_shapes_and_types_are_refused() {
         let tensor = "first.weight".into();
         assert_refused(&written(&all), CheckpointError::Shape { tensor, expected: vec![3, 2], found });
     }
-    for found in ["I32", "U32"] {
+    for (found, bytes) in [
+        ("I32", 4),
+        ("U32", 4),
+        ("I64", 8),
+        ("U64", 8),
+        ("C64", 8),
+        ("I16", 2),
+        ("U16", 2),
+        ("I8", 1),
+        ("U8", 1),
+        ("BOOL", 1),
+        ("F8_E4M3", 1),
+        ("F8_E5M2", 1),
+        ("F8_E8M0", 1),
+    ] {
         let mut all = tensors();
-        all[1].1 = found;
-        let (expected, found) = ("F32".into(), found.into());
-        assert_refused(&written(&all), CheckpointError::Dtype { tensor: "first.bias".into(), expected, found });
+        (all[1].1, all[1].3) = (found, vec![0; 3 * bytes]);
+        let bytes = written(&all);
+        let (tensor, expected, found) = ("first.bias".into(), "F32".into(), found.into());
+        let refused = CheckpointError::Dtype { tensor, expected, found };
+        let values = Checkpoint::from_bytes(&bytes).and_then(|c| c.values("first.bias"));
+        assert_eq!(values, Err(refused.clone().into()));
+        assert_refused(&bytes, refused);
     }
+}
+
+/// f32 as another type of element; exact for the numbers of `counted`.
+fn converted(dtype: &str, floats: &[u8]) -> Vec<u8> {
+    let convert = |&bytes: &[u8; 4]| {
+        let (value, bits) = (f32::from_le_bytes(bytes), u32::from_le_bytes(bytes));
+        match dtype {
+            "F64" => f64::from(value).to_le_bytes().to_vec(),
+            "BF16" => bytes[2..].to_vec(),
+            "F16" => {
+                let exponent = (bits >> 23 & 255) - 127 + 15;
+                ((exponent << 10 | bits >> 13 & 1023) as u16).to_le_bytes().to_vec()
+            }
+            _ => bytes.to_vec(),
+        }
+    };
+    floats.as_chunks().0.iter().flat_map(convert).collect()
+}
+
+#[test]
+fn floats_of_16_and_64_bits_are_read_too() {
+    for types in [["F16"; 4], ["BF16"; 4], ["F64"; 4], ["F64", "F16", "F32", "BF16"]] {
+        let mut all = tensors();
+        for (tensor, dtype) in all.iter_mut().zip(types) {
+            (tensor.1, tensor.3) = (dtype, converted(dtype, &tensor.3));
+        }
+        let bytes = written(&all);
+        let checkpoint = Checkpoint::from_bytes(&bytes).and_then(Checkpoint::require_finite).expect("a checkpoint");
+        let mut block = Stage::block(&mut Rng::new(9), 2, 3, Activation::Relu, true, true).build_block();
+        checkpoint.restore(&mut block).expect("restored");
+        assert_eq!(parameters_of(&block), parameters_of(&counted()));
+        assert_eq!(checkpoint.values("first.bias"), Ok(vec![7.0, 8.0, 9.0]));
+    }
+    let values = |dtype, bytes: &[u8]| {
+        let file = written(&[("a", dtype, "[1]", bytes.to_vec())]);
+        let checkpoint = Checkpoint::from_bytes(&file).expect("a checkpoint");
+        (checkpoint.values("a").expect("values")[0], checkpoint.require_finite().is_ok())
+    };
+    assert_eq!(values("F16", &[0x01, 0x80]), (-(2_f32.powi(-24)), true));
+    assert_eq!(values("F16", &[0xff, 0x7b]), (65504.0, true));
+    assert_eq!(values("F16", &[0x00, 0x7c]), (f32::INFINITY, false));
+    assert_eq!(values("BF16", &[0x80, 0xff]), (f32::NEG_INFINITY, false));
+    assert_eq!(values("F64", &0.1_f64.to_le_bytes()), (0.1, true));
+    assert_eq!(values("F64", &(1.0 + 2_f64.powi(-24)).to_le_bytes()), (1.0, true), "a tie goes to even");
+    assert_eq!(values("F64", &1e39_f64.to_le_bytes()), (f32::INFINITY, false));
+}
+
+/// Moments and hyper-parameters of another type, as a script that converts all floats of a file would leave them.
+#[test]
+fn an_optimiser_is_resumed_from_floats_of_64_bits() {
+    let (mut net, mut adam) = (counted(), adam());
+    train(&fastest(), &mut net, &mut adam, 6, 3);
+    let saved = bytes(&net, &adam);
+    let checkpoint = Checkpoint::from_bytes(&saved).expect("a checkpoint");
+    let (mut entries, mut data) = (Vec::new(), Vec::new());
+    let start = data_start(&saved);
+    let header: serde_json::Value = serde_json::from_slice(&saved[8..start]).expect("JSON");
+    for tensor in checkpoint.tensors() {
+        let place = |i: usize| start + header[tensor.name]["data_offsets"][i].as_u64().expect("an offset") as usize;
+        let (bytes, count) = (&saved[place(0)..place(1)], tensor.dtype == "I64");
+        let (dtype, bytes) = if count { ("I64", bytes.to_vec()) } else { ("F64", converted("F64", bytes)) };
+        entries.push((tensor.name, dtype, format!("{:?}", tensor.shape), bytes));
+    }
+    let entries: Vec<_> =
+        entries.iter().map(|(name, dtype, shape, data)| (*name, *dtype, &shape[..], data.clone())).collect();
+    data.extend(written(&entries));
+    let (mut other, mut resumed) = (counted(), AdamW::new(1.0));
+    Checkpoint::from_bytes(&data).and_then(|c| c.resume(&mut other, &mut resumed)).expect("resumed");
+    assert_eq!(bytes(&other, &resumed), saved);
+}
+
+// --------------------------------------------------------------------------------------------- names, parts, strings
+
+/// `tensors` under the names of another network that has `counted` in it.
+fn inside_another() -> Vec<u8> {
     let mut all = tensors();
-    (all[1].1, all[1].3) = ("F16", vec![0; 6]);
-    let (expected, found) = ("F32".into(), "F16".into());
-    assert_refused(&written(&all), CheckpointError::Dtype { tensor: "first.bias".into(), expected, found });
+    all.iter_mut()
+        .zip(["model.first.weight", "model.first.bias", "model.second.weight", "model.second.bias"])
+        .for_each(|(tensor, name)| tensor.0 = name);
+    all.insert(1, ("head.weight", "BF16", "[1,2]", vec![0; 4]));
+    all.push(("step", "I64", "[]", vec![0; 8]));
+    written(&all)
+}
+
+#[test]
+fn a_file_is_listed() {
+    let bytes = inside_another();
+    let checkpoint = Checkpoint::from_bytes(&bytes).expect("a checkpoint");
+    let found: Vec<_> = checkpoint.tensors().map(|t| (t.name, t.shape.to_vec(), t.dtype)).collect();
+    let want = [
+        ("model.first.weight", vec![3, 2], "F32"),
+        ("head.weight", vec![1, 2], "BF16"),
+        ("model.first.bias", vec![3], "F32"),
+        ("model.second.weight", vec![2, 3], "F32"),
+        ("model.second.bias", vec![2], "F32"),
+        ("step", vec![], "I64"),
+    ];
+    assert_eq!(found, want.map(|(name, shape, dtype)| (name, shape, dtype.to_string())));
+    assert_eq!(checkpoint.values("model.first.bias"), Ok(vec![7.0, 8.0, 9.0]));
+    assert_eq!(checkpoint.values("first.bias"), Err(CheckpointError::Missing { tensor: "first.bias".into() }.into()));
+    assert_eq!(checkpoint.metadata().count(), 0);
+}
+
+#[test]
+fn names_are_mapped_and_parts_restored() {
+    let bytes = inside_another();
+    let checkpoint = || Checkpoint::from_bytes(&bytes).expect("a checkpoint");
+    let fresh = || Stage::block(&mut Rng::new(9), 2, 3, Activation::Relu, true, true).build_block();
+    let names = |of: &[&str]| of.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+
+    let mut block = fresh();
+    let stripped = checkpoint().strip_prefix("model.").expect("names");
+    let unexpected = CheckpointError::Unexpected { tensor: "head.weight".into() };
+    assert_eq!(stripped.restore(&mut block), Err(unexpected.into()), "a whole network is asked for");
+    assert_eq!(parameters_of(&block), parameters_of(&fresh()));
+    let leftovers = stripped.restore_partial(&mut block).expect("restored");
+    assert_eq!((leftovers.missing, leftovers.unexpected), (names(&[]), names(&["head.weight", "step"])));
+    assert_eq!(parameters_of(&block), parameters_of(&counted()));
+
+    // Those of the network alone: then nothing is left over.
+    let mut block = fresh();
+    let mapped = checkpoint().map_names(|name| Some(name.strip_prefix("model.")?.to_string())).expect("names");
+    mapped.restore(&mut block).expect("restored");
+    assert_eq!(parameters_of(&block), parameters_of(&counted()));
+
+    // Nothing fits, and nothing is changed.
+    let mut block = fresh();
+    let leftovers = checkpoint().restore_partial(&mut block).expect("nothing restored");
+    assert_eq!(leftovers.missing, names(&["first.weight", "first.bias", "second.weight", "second.bias"]));
+    assert_eq!(leftovers.unexpected.len(), 6);
+    assert_eq!(parameters_of(&block), parameters_of(&fresh()));
+
+    // Some fit.
+    let first = |name: &str| name.strip_prefix("model.").filter(|name| name.starts_with("first")).map(str::to_string);
+    let leftovers = checkpoint().map_names(first).and_then(|c| c.restore_partial(&mut block)).expect("restored");
+    assert_eq!((leftovers.missing, leftovers.unexpected), (names(&["second.weight", "second.bias"]), names(&[])));
+    assert_eq!(parameters_of(&block)[..2], parameters_of(&counted())[..2]);
+    assert_eq!(parameters_of(&block)[2..], parameters_of(&fresh())[2..]);
+
+    // One that fits by name alone: an error, and the others are not restored either.
+    let mut block = fresh();
+    let wrong =
+        |name: &str| Some(if name == "head.weight" { "second.weight" } else { name.strip_prefix("model.")? }.into());
+    let twice = checkpoint().map_names(wrong).err();
+    assert_eq!(twice, Some(CheckpointError::Duplicate { tensor: "second.weight".into() }.into()));
+    let wrong = |name: &str| wrong(name).filter(|_| name != "model.second.weight");
+    let refused = checkpoint().map_names(wrong).and_then(|c| c.restore_partial(&mut block));
+    let (tensor, expected, found) = ("second.weight".into(), vec![2, 3], vec![1, 2]);
+    assert_eq!(refused, Err(CheckpointError::Shape { tensor, expected, found }.into()));
+    assert_eq!(parameters_of(&block), parameters_of(&fresh()));
+    let all_one = checkpoint().map_names(|_| Some(String::new())).err();
+    assert_eq!(all_one, Some(CheckpointError::Duplicate { tensor: String::new() }.into()));
+}
+
+#[test]
+fn a_part_of_a_training_checkpoint_leaves_the_optimiser_out() {
+    let (good, mut block) = (training_file(), counted());
+    let leftovers = Checkpoint::from_bytes(&good).and_then(|c| c.restore_partial(&mut block)).expect("restored");
+    assert_eq!((leftovers.missing.len(), leftovers.unexpected.len()), (0, 0));
+    let mut want = counted();
+    Checkpoint::from_bytes(&good).and_then(|c| c.restore(&mut want)).expect("restored");
+    assert_eq!(parameters_of(&block), parameters_of(&want));
+}
+
+#[test]
+fn strings_come_back_and_are_the_same_bytes_each_time() {
+    let names: Vec<String> = (0..40).map(|i| format!("name {i}")).collect();
+    let block = counted();
+    let saved = |names: &mut dyn Iterator<Item = &String>| {
+        let snapshot = Snapshot::new(&block).note("first").note("second").metadata("resblock.architecture", "mine");
+        names
+            .fold(snapshot, |snapshot, name| snapshot.metadata(name, format!("{name}\n\u{0}ü")))
+            .to_bytes()
+            .expect("bytes")
+    };
+    let bytes = saved(&mut names.iter());
+    assert_eq!(bytes, saved(&mut names.iter().rev()));
+    let checkpoint = Checkpoint::from_bytes(&bytes).expect("a checkpoint");
+    assert_eq!(checkpoint.note(), Some("second"));
+    let mut want: Vec<_> = names.iter().map(|name| (name.clone(), format!("{name}\n\u{0}ü"))).collect();
+    want.push(("note".into(), "second".into()));
+    want.push(("resblock.architecture".into(), "first relu; second identity + x".into()));
+    want.sort();
+    let found: Vec<_> = checkpoint.metadata().map(|(name, text)| (name.to_string(), text.to_string())).collect();
+    assert_eq!(found, want);
+}
+
+#[test]
+fn what_the_safetensors_crate_reads_is_read() {
+    let entry = r#""linear.weight":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]}"#;
+    for header in [
+        format!(r#"{{"__metadata__":null,{entry}}}"#),
+        format!(r#"{{{entry},"__metadata__":null}}"#),
+        format!(r#"{{"__metadata__":{{}},{entry}}}"#),
+        format!(r#"{{"__metadata__":{{"format":"pt"}},{entry}}}"#),
+        format!("  \n\t{{{entry}}}  \n   "),
+        format!("{}{{{entry}}}", " ".repeat(1000)),
+        entry.replace(r#"[0,4]"#, r#"[0,4],"other":{}"#).replacen("\"linear", "{\"linear", 1) + "}",
+    ] {
+        let bytes = file(&header, &[0, 0, 0x80, 0x3f]);
+        assert!(safetensors_of_others(&bytes), "{header}");
+        let checkpoint = Checkpoint::from_bytes(&bytes).unwrap_or_else(|error| panic!("{header}: {error}"));
+        assert_eq!(checkpoint.values("linear.weight"), Ok(vec![1.0]), "{header}");
+    }
+    // Tensors without elements, wherever they lie.
+    let mut all = tensors();
+    all.insert(0, ("none", "F32", "[0,7]", Vec::new()));
+    all.push(("nothing", "F16", "[3,0]", Vec::new()));
+    let bytes = written(&all);
+    let checkpoint = Checkpoint::from_bytes(&bytes).expect("a checkpoint");
+    assert_eq!(checkpoint.values("none"), Ok(vec![]));
+    assert_eq!(checkpoint.restore_partial(&mut counted()).expect("restored").unexpected, ["none", "nothing"]);
+}
+
+/// Whether the safetensors crate reads it.
+fn safetensors_of_others(bytes: &[u8]) -> bool {
+    safetensors::SafeTensors::deserialize(bytes).is_ok()
+}
+
+// -------------------------------------------------------------------------------------------------- architecture
+
+const ACTIVATIONS: [Activation; 12] = [
+    Activation::Identity,
+    Activation::Relu,
+    Activation::LeakyRelu(0.01),
+    Activation::LeakyRelu(0.010_000_001),
+    Activation::LeakyRelu(0.0),
+    Activation::LeakyRelu(-0.0),
+    Activation::LeakyRelu(f32::NAN),
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::Silu,
+    Activation::Tanh,
+    Activation::Sigmoid,
+];
+
+fn block(phi: Activation, skip: bool) -> Block {
+    Stage::block(&mut Rng::new(1), 3, 3, phi, skip, true).build_block()
+}
+
+/// Saves each network with a small optimiser and loads it into each: only itself takes it, unless the file is silent or unheard.
+fn assert_told_apart<L: Layer + Clone>(nets: &[L], differs: &str) {
+    for (i, from) in nets.iter().enumerate() {
+        let sgd = Sgd::new(0.1, 0.9);
+        let file = bytes(from, &sgd);
+        for (j, to) in nets.iter().enumerate() {
+            let checkpoint = Checkpoint::from_bytes(&file).expect("a checkpoint");
+            let (mut net, mut optimizer) = (to.clone(), sgd.clone());
+            let before = bytes(&net, &optimizer);
+            let results = [
+                checkpoint.restore(&mut net),
+                checkpoint.resume(&mut net, &mut optimizer),
+                checkpoint.restore_partial(&mut net).map(|_| ()),
+            ];
+            for result in results {
+                match result {
+                    Ok(()) => assert_eq!(i, j, "{i} was loaded as {j}"),
+                    Err(Error::Checkpoint(CheckpointError::Architecture { layer, expected, found })) => {
+                        assert!(
+                            i != j && layer == differs && expected != found,
+                            "{i} as {j}: {layer} {expected} {found}"
+                        );
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            assert!(i == j || bytes(&net, &optimizer) == before, "a refusal changed something");
+            checkpoint.clone().ignore_architecture().restore(&mut net).expect("restored");
+            checkpoint.ignore_architecture().resume(&mut net, &mut optimizer).expect("resumed");
+        }
+    }
+}
+
+#[test]
+fn networks_that_compute_something_else_are_told_apart() {
+    assert_told_apart(&ACTIVATIONS.map(|phi| block(phi, true)), "first");
+    assert_told_apart(&[true, false].map(|skip| block(Activation::Gelu, skip)), "second");
+    let linear = |phi, skip| {
+        let layer = Stage::linear(&mut Rng::new(1), 3, 3, phi, true).build_linear();
+        if skip { layer.with_skip().expect("a skip") } else { layer }
+    };
+    let linears = ACTIVATIONS.iter().flat_map(|&phi| [linear(phi, true), linear(phi, false)]).collect::<Vec<_>>();
+    assert_told_apart(&linears, "linear");
+    let stack = |blocks: Vec<Block>| Stack::from_blocks(blocks).expect("a stack");
+    assert_told_apart(
+        &ACTIVATIONS.map(|phi| stack(vec![block(Activation::Gelu, true), block(phi, true)])),
+        "blocks.1.first",
+    );
+    let ends = |input, output| {
+        let blocks = vec![block(Activation::Gelu, true)];
+        Stack::from_layers(linear(input, false), blocks, linear(output, false)).expect("a stack")
+    };
+    assert_told_apart(&ACTIVATIONS.map(|phi| ends(phi, Activation::Identity)), "input");
+    assert_told_apart(&ACTIVATIONS.map(|phi| ends(Activation::Identity, phi)), "output");
+}
+
+#[test]
+fn the_error_says_what_the_file_has() {
+    let file = Snapshot::new(&block(Activation::Gelu, true)).to_bytes().expect("bytes");
+    let restored = |mut net: Block| Checkpoint::from_bytes(&file).and_then(|c| c.restore(&mut net));
+    let error = |layer: &str, expected: &str, found: &str| {
+        let (layer, expected, found) = (layer.into(), expected.into(), found.into());
+        Err(CheckpointError::Architecture { layer, expected, found }.into())
+    };
+    assert_eq!(restored(block(Activation::Gelu, true)), Ok(()));
+    assert_eq!(restored(block(Activation::LeakyRelu(0.25), true)), error("first", "leaky_relu(0.25)", "gelu"));
+    let plain = restored(block(Activation::Gelu, false));
+    assert_eq!(plain, error("second", "identity", "identity + x"));
+    let text = plain.expect_err("refused").to_string();
+    assert_eq!(text, r#"second: expected "identity" after it, the file's network has "identity + x""#);
+    // A wrong shape is told first: it may be quite another network.
+    let other = Stage::block(&mut Rng::new(1), 3, 4, Activation::Relu, true, true).build_block();
+    assert!(matches!(restored(other), Err(Error::Checkpoint(CheckpointError::Shape { .. }))));
+}
+
+/// What a file says goes with its tensors, whatever they are called now.
+#[test]
+fn the_architecture_follows_the_names() {
+    let net = |phi| Stack::from_blocks(vec![block(Activation::Relu, true), block(phi, true)]).expect("a stack");
+    let file = Snapshot::new(&net(Activation::Gelu)).to_bytes().expect("bytes");
+    let second = || Checkpoint::from_bytes(&file).and_then(|c| c.strip_prefix("blocks.1.")).expect("names");
+    let restored = |phi| second().restore_partial(&mut block(phi, true)).map(|leftovers| leftovers.unexpected.len());
+    assert_eq!(restored(Activation::Gelu), Ok(4), "those of the first block");
+    assert!(matches!(restored(Activation::Relu), Err(Error::Checkpoint(CheckpointError::Architecture { .. }))));
+    let ignored = second().ignore_architecture().restore_partial(&mut block(Activation::Relu, true));
+    assert_eq!(ignored.expect("restored").missing.len(), 0);
+}
+
+#[test]
+fn a_file_that_says_nothing_of_its_architecture_fits_any() {
+    let entries = |strings: &str| {
+        let bytes = written(&tensors());
+        let start = data_start(&bytes);
+        let header = String::from_utf8(bytes[8..start].to_vec()).expect("a header");
+        file(&header.replacen('{', &format!("{{{strings}"), 1), &bytes[start..])
+    };
+    let metadata = |text: &str| entries(&format!(r#""__metadata__":{{"resblock.architecture":"{text}"}},"#));
+    let restored = |bytes: &[u8], phi, skip| {
+        let (first, second) = (counted().first().clone(), counted().second().clone());
+        let mut block = Block::new(first, second, phi, skip).expect("a block");
+        Checkpoint::from_bytes(bytes).and_then(|c| c.restore(&mut block))
+    };
+    for silent in ["", ";", "first", "third gelu", "first;second", "{}", "\\u0000", "; ; ;"] {
+        assert_eq!(restored(&metadata(silent), Activation::Gelu, Skip::None), Ok(()), "{silent:?}");
+    }
+    assert_eq!(restored(&entries(""), Activation::Tanh, Skip::None), Ok(()));
+    // An activation that this version does not know is not this network's.
+    for other in ["first mish", "first gelu_tanh; second identity", "second identity + x", "first GELU"] {
+        assert!(restored(&metadata(other), Activation::Gelu, Skip::None).is_err(), "{other:?}");
+    }
 }
 
 /// Replaces the one place where `from` is in `bytes` by `to`, of the same length.
@@ -365,6 +732,62 @@ fn every_truncation_is_refused() {
     let more = [&good[..], &[0]].concat();
     assert_refused(&more, CheckpointError::Length { expected: good.len(), found: more.len() });
     println!("proof: a truncated file is refused, and changes nothing | every length | {} files | ok", good.len());
+}
+
+/// What is not one of ours is said to be none, with its first bytes, whatever its first eight would be as a length.
+#[test]
+fn other_formats_are_recognised() {
+    let long = |start: &[u8]| [start, &[0x5a; 100]].concat();
+    let cases: [(&[u8], &str, &str); 28] = [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n",
+            "version https://git-lfs",
+            "git-lfs",
+        ),
+        (b"<!DOCTYPE html>\n<html><head>", "<!DOCTYPE html>\\n<html>", "HTML"),
+        (b"\n\n<html lang=\"en\">", "\\n\\n<html lang=\\\"en", "HTML"),
+        (b"<?xml version=\"1.0\"?><Error>", "<?xml", "XML"),
+        (b"PK\x03\x04\x00\x00\x08\x08\x00\x00", "PK\\x03\\x04", "zip"),
+        (b"PK\x03\x04\x14\x00\x00\x00{", "PK\\x03\\x04", "zip"),
+        (b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03", "\\x1f\\x8b", "gzip"),
+        (b"BZh91AY&SY", "BZh91AY&SY", "bzip2"),
+        (b"\xfd7zXZ\0\0\x04", "\\xfd7zXZ", "xz"),
+        (b"\x28\xb5\x2f\xfd\x04\x58", "(\\xb5/\\xfd", "Zstandard"),
+        (b"GGUF\x03\x00\x00\x00\x10\x01", "GGUF\\x03", "GGUF"),
+        (b"{\"metadata\": {\"total_size\": 1}, \"weight_map\": {}}", "{\\\"metadata", "JSON"),
+        (b"{\n  \"weight_map\": {}}", "{\\n", "JSON"),
+        (b"{\"data\":{\"a\": 1}}", "{\\\"data", "JSON"),
+        (b"{\"a\":  {\"b\":7}}", "{\\\"a", "JSON"),
+        (b"\xef\xbb\xbf{\"a\": 1}", "\\xef\\xbb\\xbf{", "JSON"),
+        (b"[1, 2, 3, 4, 5]", "[1, 2, 3", "JSON"),
+        (b"\x93NUMPY\x01\x00v\x00{'descr'", "\\x93NUMPY", "NumPy"),
+        (b"\x89HDF\r\n\x1a\n\0", "\\x89HDF", "HDF5"),
+        (b"\x80\x02}q\x00(X\x05\x00", "\\x80\\x02", "pickle"),
+        (b"\x80\x04\x95\x10\x00\x00\x00\x00", "\\x80\\x04", "pickle"),
+        (b"not such a file at all", "not such a file at all", ""),
+        (b"PNG is another {thing}", "PNG is another", ""),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "\\x89PNG", ""),
+        (b"\x7fELF\x02\x01\x01\0\0\0\0\0", "\\x7fELF", ""),
+        (&[0; 100], "\\x00\\x00", "zeros"),
+        (&[0; 8], "\\x00\\x00", "zeros"),
+        (&[0xff; 100], "\\xff\\xff", ""),
+    ];
+    for (start, begins, format) in cases {
+        let texts = [start.to_vec(), if start.starts_with(&[0]) { start.to_vec() } else { long(start) }];
+        for bytes in texts {
+            let Err(Error::Checkpoint(error)) = attempt(&bytes) else { panic!("{begins}: no error") };
+            let text = error.to_string();
+            assert!(matches!(error, CheckpointError::Header { .. }), "{text}");
+            assert!(text.contains("not a safetensors file"), "{text}");
+            assert!(text.contains(&format!("begins with \"{begins}")) && text.contains(format), "{text}");
+            assert!(text.len() < 300, "{text}");
+        }
+    }
+    // What may be the first bytes of one of ours is taken for that.
+    for start in [&b""[..], b"{}", b"hi", b"\x10\0\0\0\0\0\0"] {
+        assert_refused(start, CheckpointError::Length { expected: 8, found: start.len() });
+    }
+    assert!(attempt(b"hello\n").expect_err("refused").to_string().contains("\"hello\\n\""));
 }
 
 #[test]

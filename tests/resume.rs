@@ -14,20 +14,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 const SIGKILL: i32 = 9;
 
-/// The example, which `cargo test` builds beside the tests.
-fn digits() -> PathBuf {
-    let test = std::env::current_exe().expect("this test");
-    let profile = test.parent().and_then(Path::parent).expect("target/PROFILE/deps/TEST");
-    let digits = profile.join("examples").join("digits");
-    assert!(
-        digits.is_file(),
-        "{}: not there. Build it by `cargo test` or `cargo build --example digits`, or set RESBLOCK_NO_PROCESSES=1 where \
-         examples cannot run",
-        digits.display()
-    );
-    digits
-}
-
 /// A run with a folder for its checkpoints and pictures.
 struct Run {
     digits: PathBuf,
@@ -38,7 +24,7 @@ impl Run {
     fn new(name: &str) -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("resume-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&folder);
-        Self { digits: digits(), folder }
+        Self { digits: common::example("digits"), folder }
     }
 
     fn checkpoint(&self) -> PathBuf {
@@ -182,7 +168,7 @@ fn checkpoints_that_do_not_fit_the_run_are_refused_and_kept() {
     fs::write(run.checkpoint(), []).expect("written");
     run.assert_refused(&short, &["--resume"], "expected 8 bytes by its header, found 0");
     fs::write(run.checkpoint(), b"not such a file at all").expect("written");
-    run.assert_refused(&short, &["--resume"], "bytes by its header, found 22");
+    run.assert_refused(&short, &["--resume"], "not a safetensors file: it begins with \"not such a file at all\"");
     // A net without the text that digits writes beside it.
     let header = b"{}      ";
     fs::write(run.checkpoint(), [&8_u64.to_le_bytes()[..], header].concat()).expect("written");

@@ -7,6 +7,8 @@
 //! Lines of the CSV that start with `#` say `key: value` how it was measured; `peak_1`, `peak_2` (Gflop/s of fused multiply-adds on
 //! one and two threads) and `stream` (GB/s of a streaming read that misses L2) are needed here.
 
+#[path = "../shared/output.rs"]
+mod output;
 mod pictures;
 mod race;
 mod tables;
@@ -34,13 +36,7 @@ const BEGIN: &str = "<!-- made by examples/benchmarks: do not edit below -->\n";
 const END: &str = "<!-- end of what is made -->\n";
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("benchmarks: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    output::exit("benchmarks", run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn Error>> {

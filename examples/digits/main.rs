@@ -29,6 +29,8 @@
 
 mod checkpoint;
 mod data;
+#[path = "../shared/output.rs"]
+mod output;
 mod pictures;
 mod report;
 mod train;
@@ -234,20 +236,15 @@ impl Options {
                 epoch.train_loss
             ));
             bar.inc(1);
-        })?;
+        })
+        .map_err(|error| format!("{kind}, seed {seed}: {error}"))?;
         bar.finish();
         Ok(Run { kind, seed, outcome })
     }
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("digits: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    output::exit("digits", run(&Options::parse()))
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
@@ -258,7 +255,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     if let Some(folder) = &options.checkpoint {
         fs::create_dir_all(folder).map_err(|e| format!("--checkpoint {}: {e}", folder.display()))?;
     }
-    println!("{}", report::heading(options, &split, &ctx));
+    output::print(&format!("{}\n", report::heading(options, &split, &ctx)))?;
 
     let kinds = options.only.map_or(vec![Kind::Residual, Kind::Plain], |kind| vec![kind]);
     let end = options.seed.checked_add(options.seeds.into()).ok_or("--seed: too large for that many --seeds")?;
@@ -274,15 +271,15 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
             probes.push(Probe { label, scale, flow: train::probe(&ctx, &config, &split)? });
         }
     }
-    println!("{}", report::nets(options, &runs));
+    output::print(&format!("{}\n", report::nets(options, &runs)))?;
     if options.seeds > 1 {
-        println!("{}", report::seeds(&kinds, &runs));
+        output::print(&format!("{}\n", report::seeds(&kinds, &runs)))?;
     }
     if !probes.is_empty() {
-        println!("{}", report::probes(options, &probes));
+        output::print(&format!("{}\n", report::probes(options, &probes)))?;
     }
     for path in pictures::write(options, &runs, &probes)? {
-        println!("wrote {}", path.display());
+        output::print(&format!("wrote {}\n", path.display()))?;
     }
     Ok(())
 }

@@ -80,6 +80,8 @@ pub(crate) enum TrainError {
     Net(#[from] Error),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("epoch {epoch}: {what} became NaN or infinite: the training has diverged (a lower --lr may help)")]
+    Diverged { epoch: usize, what: String },
 }
 
 /// Buffers that every step uses again.
@@ -127,6 +129,7 @@ pub(crate) fn train(
     let mut progress = Progress { rng, order: (0..train.len()).collect(), epochs: Vec::with_capacity(recipe.epochs) };
     if let Some(store) = store {
         store.load(&mut trainer.net, &mut optimizer, &mut progress, recipe.epochs)?;
+        trainer.check(progress.epochs.len())?;
         progress.epochs.iter().for_each(&mut watch);
     }
     // Images left over after the last whole batch wait for another epoch: a batch of a few would be a step of mostly noise.
@@ -139,11 +142,15 @@ pub(crate) fn train(
         for (step, rows) in order.chunks_exact(batch).enumerate() {
             optimizer.lr = recipe.rate(((epoch * steps + step) as f64 + 0.5) / total);
             let (batch_loss, batch_hits) = trainer.step(&mut optimizer, train, rows, recipe.noise, rng)?;
+            check_loss(epoch + 1, "the loss", batch_loss)?;
             loss += batch_loss / steps as f64;
             hits += batch_hits;
         }
         let train_accuracy = hits as f64 / (steps * batch) as f64;
-        let (_, held_out_accuracy) = trainer.measure(held_out)?;
+        let (held_out_loss, held_out_accuracy) = trainer.measure(held_out)?;
+        // Before it is saved in the place of a net that was well.
+        trainer.check(epoch + 1)?;
+        check_loss(epoch + 1, "the held-out loss", held_out_loss)?;
         let done = Epoch { train_loss: loss, train_accuracy, held_out_accuracy };
         epochs.push(done);
         if let Some(store) = store {
@@ -152,12 +159,18 @@ pub(crate) fn train(
         watch(&done);
     }
     let (train_loss, _) = trainer.measure(train)?;
+    check_loss(recipe.epochs, "the loss over all images", train_loss)?;
     let (_, held_out_accuracy) = trainer.measure(held_out)?;
     let flow_after = trainer.flow(train)?;
     let seconds = start.elapsed().as_secs_f64();
     let parameters = trainer.net.parameter_count();
     let epochs = progress.epochs;
     Ok(Outcome { parameters, epochs, train_loss, held_out_accuracy, flow_before, flow_after, seconds })
+}
+
+/// That a loss is a number.
+fn check_loss(epoch: usize, what: &str, loss: f64) -> Result<(), TrainError> {
+    if loss.is_finite() { Ok(()) } else { Err(TrainError::Diverged { epoch, what: what.into() }) }
 }
 
 impl<'a> Trainer<'a> {
@@ -173,6 +186,14 @@ impl<'a> Trainer<'a> {
             logits,
         };
         Ok(Self { ctx, net, grads, buffers })
+    }
+
+    /// That the parameters are numbers, after so many epochs.
+    fn check(&self, epoch: usize) -> Result<(), TrainError> {
+        match self.net.parameters().find(|parameter| !parameter.norm_squared().is_finite()) {
+            Some(parameter) => Err(TrainError::Diverged { epoch, what: parameter.to_string() }),
+            None => Ok(()),
+        }
     }
 
     /// One step on the images `rows`: their loss and how many were recognised. Once every buffer has its size, nothing is

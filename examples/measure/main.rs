@@ -8,6 +8,8 @@
 
 mod cli;
 mod one_shot;
+#[path = "../shared/output.rs"]
+mod output;
 mod serve;
 #[path = "../../benches/support/mod.rs"]
 mod support;
@@ -19,13 +21,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match run(&cli::Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("measure: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    output::exit("measure", run(&cli::Args::parse()))
 }
 
 fn run(args: &cli::Args) -> Result<(), Box<dyn Error>> {

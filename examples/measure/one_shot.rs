@@ -6,7 +6,7 @@ use crate::support::fused::Fused;
 use crate::support::problem::{Problem, Shape};
 use crate::support::unfused::Unfused;
 use crate::timing::{Times, time};
-use crate::{serve, threads};
+use crate::{output, serve, threads};
 use resblock::{Skip, fma_peak, read_bandwidth};
 use std::error::Error;
 use std::time::Duration;
@@ -62,7 +62,7 @@ pub(crate) fn one_shot(args: &Args) -> Result<(), Box<dyn Error>> {
         (false, Skip::Identity) => "residual",
         (false, Skip::None) => "plain",
     };
-    let mut csv = csv::Writer::from_writer(std::io::stdout());
+    let mut csv = csv::Writer::from_writer(Vec::new());
     if !args.no_header {
         csv.write_record(COLUMNS)?;
     }
@@ -84,6 +84,5 @@ pub(crate) fn one_shot(args: &Args) -> Result<(), Box<dyn Error>> {
         format!("{:.1}", moved / best / 1e3),
         format!("{stream:.1}"),
     ])?;
-    csv.flush()?;
-    Ok(())
+    output::print(&String::from_utf8(csv.into_inner()?)?)
 }

@@ -15,11 +15,11 @@ use crate::support::fused::Fused;
 use crate::support::problem::{Problem, Shape};
 use crate::support::unfused::Unfused;
 use crate::support::{Results, Runner};
-use crate::threads;
 use crate::timing::{Times, time};
+use crate::{output, threads};
 use resblock::{Activation, Context, Skip};
 use std::error::Error;
-use std::io::{BufRead, Write};
+use std::io::BufRead;
 use std::path::Path;
 
 /// Floats in 4 GiB: a race, not a test of memory.
@@ -79,10 +79,8 @@ pub(crate) fn serve(unfused: bool, threads: usize) -> Result<(), Box<dyn Error>>
     }
 }
 
-fn say(answer: &str) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{answer}")?;
-    out.flush()
+fn say(answer: &str) -> Result<(), Box<dyn Error>> {
+    output::print(&format!("{answer}\n"))
 }
 
 fn one_line(text: &str) -> String {

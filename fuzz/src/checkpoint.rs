@@ -146,6 +146,12 @@ impl Case {
             assert_eq!(bits(found), bits(want));
         }
         assert_eq!(bytes_of(&again, &resumed), snapshot.to_bytes().expect("a file"));
+        let wide = widened(&checkpoint);
+        let leftovers = Checkpoint::from_bytes(&wide).expect("a file").restore_partial(&mut again);
+        assert_eq!(leftovers.expect("f64 that are f32").missing.len(), 0);
+        for (found, want) in parameters_of(&again).iter().zip(&parameters_of(&layer)) {
+            assert_same("a parameter", found, want);
+        }
         bytes
     }
 }
@@ -192,12 +198,58 @@ fn bytes_of<L: Layer, O: SavedOptimizer>(layer: &L, optimizer: &O) -> Vec<u8> {
     Snapshot::with_optimizer(layer, optimizer).expect("a snapshot").to_bytes().expect("a file")
 }
 
+/// The tensors of floats as f64, under the same names.
+fn widened(checkpoint: &Checkpoint<'_>) -> Vec<u8> {
+    let (mut entries, mut data) = (Vec::new(), Vec::new());
+    for tensor in checkpoint.tensors().filter(|tensor| tensor.dtype == "F32") {
+        let start = data.len();
+        let values = checkpoint.values(tensor.name).expect("floats");
+        data.extend(values.into_iter().flat_map(|value| f64::from(value).to_le_bytes()));
+        let (name, shape, end) = (tensor.name, tensor.shape, data.len());
+        entries.push(format!(r#""{name}":{{"dtype":"F64","shape":{shape:?},"data_offsets":[{start},{end}]}}"#));
+    }
+    let header = format!("{{{}}}", entries.join(","));
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat()
+}
+
+/// Looks at all that a file holds, under its own names and others, and loads what fits of it.
+fn look<L: Layer + Clone>(start: &L, checkpoint: &Checkpoint<'_>) {
+    for tensor in checkpoint.tensors() {
+        match checkpoint.values(tensor.name) {
+            Ok(values) => assert_eq!(values.len(), tensor.shape.iter().product::<usize>()),
+            Err(error) => assert!(!["F32", "F16", "BF16", "F64"].contains(&&tensor.dtype[..]), "{error}"),
+        }
+    }
+    let renamed = |name: &str| name.strip_prefix("blocks.0.").map(str::to_string);
+    let mapped = [checkpoint.clone().strip_prefix("blocks.0."), checkpoint.clone().map_names(renamed)];
+    for checkpoint in mapped.into_iter().flatten().chain([checkpoint.clone()]) {
+        for checkpoint in [checkpoint.clone().ignore_architecture(), checkpoint] {
+            let mut layer = start.clone();
+            match checkpoint.restore_partial(&mut layer) {
+                Ok(leftovers) => {
+                    let kept = |name: &String| leftovers.missing.contains(name);
+                    let names = layer.parameters().map(|p| p.to_string());
+                    for ((name, before), after) in names.zip(parameters_of(start)).zip(parameters_of(&layer)) {
+                        assert!(!kept(&name) || bits(&before) == bits(&after), "{name} is missing, and changed");
+                    }
+                }
+                Err(error) => {
+                    assert!(!error.to_string().is_empty());
+                    let (before, after) = (parameters_of(start), parameters_of(&layer));
+                    before.iter().zip(&after).for_each(|(before, after)| assert_same("a parameter", after, before));
+                }
+            }
+        }
+    }
+}
+
 /// Loads any bytes into a network in every way there is.
 fn load<L: Layer + Clone>(start: &L, bytes: &[u8]) {
     let checkpoint = match Checkpoint::from_bytes(bytes) {
         Ok(checkpoint) => checkpoint,
         Err(error) => return assert!(!error.to_string().is_empty()),
     };
+    look(start, &checkpoint);
     let finite = checkpoint.clone().require_finite().is_ok();
     let mut layer = start.clone();
     let result = checkpoint.restore(&mut layer);

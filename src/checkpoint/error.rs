@@ -3,15 +3,16 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a network was not saved or loaded. It is returned before a parameter or an optimiser is changed.
+/// Why a network was not saved or loaded. It is returned before a parameter, an optimiser or (but for [`CheckpointError::Unsynced`]) a
+/// file is changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
-    /// A header that is no header of the safetensors format, or whose tensors overlap, leave gaps or have sizes that do not fit
-    /// their shapes.
+    /// No safetensors file at all, of which the first bytes are told, and the format where they show it; or a header whose tensors
+    /// overlap, leave gaps or have sizes that do not fit their shapes.
     #[error("header: {reason}")]
     Header {
-        /// What the parser says.
+        /// What is wrong with it.
         reason: String,
     },
     /// Fewer or more bytes than the header says: a truncated file, say.
@@ -50,12 +51,12 @@ pub enum CheckpointError {
         /// The shape in the file.
         found: Vec<usize>,
     },
-    /// A tensor of another element type. Nothing is converted: that would round.
+    /// A tensor of another element type: integers, bits, or floats of 8 bits and less.
     #[error("tensor {tensor:?}: expected elements of type {expected}, found {found}")]
     Dtype {
         /// Name of the tensor.
         tensor: String,
-        /// `F32`, or `I64` for a count of steps.
+        /// `F32`, in whose place F16, BF16 and F64 are read too, or `I64` for a count of steps.
         expected: String,
         /// The type in the file.
         found: String,
@@ -68,6 +69,16 @@ pub enum CheckpointError {
         /// Position of the first such element, row-major.
         index: usize,
         /// The value.
+        found: String,
+    },
+    /// A network that would compute something else with the same parameters. See [`crate::Snapshot`] for how a file tells.
+    #[error("{layer}: expected {expected:?} after it, the file's network has {found:?}")]
+    Architecture {
+        /// The first affine map, in the order that a row meets them, that differs in what comes after it.
+        layer: String,
+        /// The network's: `gelu`, or `identity + x` where the input of its layer is then added.
+        expected: String,
+        /// The file's.
         found: String,
     },
     /// A count of steps below 0.
@@ -88,10 +99,28 @@ pub enum CheckpointError {
         /// What the system says.
         reason: String,
     },
+    /// A file that was written, synced and put in its place, whose folder then failed to be synced: whoever opens the path finds the new
+    /// file, but after a loss of power may find the old one.
+    #[error(
+        "{path:?}: the new file is in its place, but may not survive a loss of power, since its folder was not synced: {reason}"
+    )]
+    Unsynced {
+        /// Its path.
+        path: PathBuf,
+        /// For the caller to act on.
+        kind: io::ErrorKind,
+        /// What the system says.
+        reason: String,
+    },
 }
 
 impl CheckpointError {
     pub(super) fn file(path: &Path, error: &io::Error) -> Self {
         Self::File { path: path.into(), kind: error.kind(), reason: error.to_string() }
+    }
+
+    #[cfg(any(unix, windows))]
+    pub(super) fn unsynced(path: &Path, error: &io::Error) -> Self {
+        Self::Unsynced { path: path.into(), kind: error.kind(), reason: error.to_string() }
     }
 }

@@ -3,9 +3,12 @@
 //! It is read here, into the types of the `safetensors` crate and checked by them, since the crate's own `deserialize` (0.8)
 //! lets the last of two equal names win, and panics at sizes whose sum overflows (in builds that check).
 
-use super::CheckpointError;
+use super::tensor::Tensor;
+use super::{CheckpointError, architecture, foreign};
+use crate::Error;
 use safetensors::tensor::{Metadata, TensorInfo};
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -17,15 +20,24 @@ const STRINGS: &str = "__metadata__";
 /// A checked header: every tensor lies inside the file, and every byte of data in one tensor.
 #[derive(Debug, Clone)]
 pub(super) struct Header {
-    pub(super) tensors: Metadata,
-    pub(super) note: Option<String>,
+    pub(super) tensors: BTreeMap<String, Entry>,
+    pub(super) strings: BTreeMap<String, String>,
     /// Where data begin: what offsets count from.
     pub(super) data: usize,
+}
+
+/// What a header says of a tensor.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) info: TensorInfo,
+    /// What the network that was saved does after the affine map whose parameter this is, if the file tells.
+    pub(super) then: Option<String>,
 }
 
 impl Header {
     /// Memory is taken in proportion to the bytes there are, whatever they say.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, CheckpointError> {
+        foreign::check(bytes)?;
         let found = bytes.len();
         let (len, rest) = bytes.split_first_chunk().ok_or(CheckpointError::Length { expected: 8, found })?;
         let len = usize::try_from(u64::from_le_bytes(*len)).unwrap_or(usize::MAX);
@@ -33,7 +45,7 @@ impl Header {
         let data = len.saturating_add(size_of::<u64>());
         let json = rest.get(..len).ok_or(CheckpointError::Length { expected: data, found })?;
         let header = |reason: &dyn fmt::Display| CheckpointError::Header { reason: reason.to_string() };
-        let Entries { mut tensors, mut strings } = serde_json::from_slice(json).map_err(|e| header(&e))?;
+        let Entries { mut tensors, strings } = serde_json::from_slice(json).map_err(|e| header(&e))?;
 
         tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
         if let Some(twice) = tensors.windows(2).find(|pair| pair[0].0 == pair[1].0) {
@@ -45,7 +57,21 @@ impl Header {
         if expected != found {
             return Err(CheckpointError::Length { expected, found });
         }
-        Ok(Self { tensors, note: strings.remove(NOTE), data })
+        let told = architecture::parse(strings.get(architecture::ARCHITECTURE).map_or("", |text| text));
+        let entry = |(name, info): (String, &TensorInfo)| {
+            let map = name.strip_suffix(".weight").or_else(|| name.strip_suffix(".bias"));
+            let then = map.and_then(|map| told.get(map)).map(|then| then.to_string());
+            (name, Entry { info: info.clone(), then })
+        };
+        let tensors = tensors.tensors().into_iter().map(entry).collect();
+        Ok(Self { tensors, strings, data })
+    }
+
+    /// The tensors in the order that the file has them.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        let mut tensors: Vec<_> = self.tensors.iter().map(|(name, entry)| (&name[..], entry)).collect();
+        tensors.sort_by_key(|(_, entry)| entry.info.data_offsets);
+        tensors.into_iter()
     }
 }
 
@@ -80,9 +106,46 @@ impl<'de> Visitor<'de> for EntriesVisitor {
             } else if std::mem::replace(&mut has_strings, true) {
                 return Err(A::Error::duplicate_field(STRINGS));
             } else {
-                entries.strings = map.next_value()?;
+                // The crate takes null for none.
+                entries.strings = map.next_value::<Option<_>>()?.unwrap_or_default();
             }
         }
         Ok(entries)
+    }
+}
+
+/// A header as bytes, its length included, for tensors that follow one another. The crate's `serialize` has the strings in the order of a
+/// `HashMap`, another in each process.
+pub(super) fn write(tensors: &[&Tensor<'_>], strings: &BTreeMap<String, String>) -> Result<Vec<u8>, Error> {
+    let refused = |reason: String| CheckpointError::Header { reason };
+    let mut bytes = vec![0; size_of::<u64>()];
+    serde_json::to_writer(&mut bytes, &Written { tensors, strings }).map_err(|e| refused(e.to_string()))?;
+    // Spaces, so that data begin at a multiple of 8.
+    bytes.resize(bytes.len().next_multiple_of(8), b' ');
+    let len = (bytes.len() - size_of::<u64>()) as u64;
+    if len > foreign::LONGEST_HEADER {
+        return Err(refused(format!("{len} bytes are more than the format allows")).into());
+    }
+    bytes[..size_of::<u64>()].copy_from_slice(&len.to_le_bytes());
+    Ok(bytes)
+}
+
+struct Written<'a> {
+    tensors: &'a [&'a Tensor<'a>],
+    strings: &'a BTreeMap<String, String>,
+}
+
+impl Serialize for Written<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry(STRINGS, self.strings)?;
+        let mut end = 0_usize;
+        for tensor in self.tensors {
+            let start = end;
+            end = start.saturating_add(tensor.len().unwrap_or(usize::MAX)); // `to_bytes` has asked
+            let (dtype, shape) = (tensor.dtype(), tensor.shape.clone());
+            map.serialize_entry(&tensor.name, &TensorInfo { dtype, shape, data_offsets: (start, end) })?;
+        }
+        map.end()
     }
 }

@@ -4,7 +4,11 @@
 //!
 //! Both hold no layout of ours: matrices are row by row, weights and their moments (outputs, inputs), as Python has them.
 
+mod architecture;
+mod elements;
 mod error;
+mod file;
+mod foreign;
 mod header;
 mod optimizer;
 mod read;
@@ -12,15 +16,13 @@ mod tensor;
 
 pub use error::CheckpointError;
 pub use optimizer::SavedOptimizer;
-pub use read::Checkpoint;
+pub use read::{Checkpoint, Leftovers, TensorInfo};
 
 use crate::error::Error;
 use crate::layers::Layer;
-use atomic_write_file::AtomicWriteFile;
 use read::reserve;
-use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::collections::BTreeMap;
+use std::path::Path;
 use tensor::{Tensor, parameters};
 
 /// A network, and perhaps its optimiser, about to be saved. Borrows both; their values are copied when it is written,
@@ -35,6 +37,12 @@ use tensor::{Tensor, parameters};
 /// | `optimizer.adamw.lr`, `beta1`, `beta2`, `eps`, `weight_decay` | F32 () | |
 /// | `optimizer.adamw.steps` | I64 () | |
 /// | `optimizer.adamw.exp_avg.` + parameter, `exp_avg_sq.` + parameter | F32, the parameter's | zero before the first step |
+///
+/// Beside them are strings by name: the caller's ([`Snapshot::note`], [`Snapshot::metadata`]), and under `resblock.architecture` what
+/// the network does after each affine map, by the name that [`AffineName`] displays: `first gelu; second identity + x` for a residual
+/// GELU block, whose input is added in the end. A leaky ReLU is `leaky_relu(0.01)`, the shortest decimal of its slope. A network that
+/// does something else is not restored from such a file ([`Checkpoint::ignore_architecture`] lets it); one without that string, by
+/// PyTorch say, fits any network with its names and shapes.
 ///
 /// The same values give the same bytes.
 ///
@@ -57,17 +65,20 @@ use tensor::{Tensor, parameters};
 /// ```
 ///
 /// [`Parameter`]: crate::Parameter
+/// [`AffineName`]: crate::AffineName
 #[derive(Debug, Clone)]
 #[must_use = "a snapshot is written by `save` or `to_bytes`"]
 pub struct Snapshot<'a> {
     tensors: Vec<Tensor<'a>>,
-    note: Option<String>,
+    strings: BTreeMap<String, String>,
 }
 
 impl<'a> Snapshot<'a> {
     /// The parameters of `layer`.
     pub fn new<L: Layer>(layer: &'a L) -> Self {
-        Self { tensors: parameters(layer).map(|(_, p)| Tensor::parameter(p)).collect(), note: None }
+        let tensors = parameters(layer).map(|(_, p)| Tensor::parameter(p)).collect();
+        let strings = [(architecture::ARCHITECTURE.to_string(), architecture::text(layer))].into();
+        Self { tensors, strings }
     }
 
     /// The parameters of `layer`, and the moments, steps and hyper-parameters of its optimiser.
@@ -82,47 +93,48 @@ impl<'a> Snapshot<'a> {
 
     /// The same with a text of the caller's, kept beside the tensors: how far a run has come, say.
     pub fn note(self, note: impl Into<String>) -> Self {
-        Self { note: Some(note.into()), ..self }
+        self.metadata(header::NOTE, note)
+    }
+
+    /// The same with a string of the caller's under a name, `note` being that of [`Snapshot::note`]. The last of a name stays, but the
+    /// crate's own `resblock.architecture` is not replaced, so that those of another file may be passed on.
+    pub fn metadata(mut self, name: impl Into<String>, text: impl Into<String>) -> Self {
+        let name = name.into();
+        if name != architecture::ARCHITECTURE {
+            self.strings.insert(name, text.into());
+        }
+        self
     }
 
     /// The file's bytes.
     ///
     /// # Errors
-    /// [`CheckpointError::Header`] if the names, the shapes and the note take more than the 100 MB that the format allows;
-    /// [`Error::Memory`] if there is no memory for the values. (That is found by asking for it once. Where it is gone a moment later,
-    /// or that of the largest tensor, which is there twice for a while, the process ends as the allocator has it.)
+    /// [`CheckpointError::Header`] if the names, the shapes and the strings take more than the 100 MB that the format allows;
+    /// [`Error::Memory`] if there is no memory for the values.
     pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
-        let len = self.tensors.iter().try_fold(0usize, |sum, tensor| sum.checked_add(tensor.len()?));
-        drop(reserve::<u8>(len.unwrap_or(usize::MAX))?);
-        let strings = self.note.iter().map(|note| (header::NOTE.to_string(), note.clone()));
-        // No strings rather than an empty map of them: readers differ on that.
-        let strings = self.note.is_some().then(|| strings.collect());
-        let tensors = self.tensors.iter().map(|tensor| (&tensor.name, tensor));
-        let bytes = safetensors::serialize(tensors, strings);
-        Ok(bytes.map_err(|e| CheckpointError::Header { reason: e.to_string() })?)
+        let mut tensors: Vec<_> = self.tensors.iter().collect();
+        // The widest elements first: all are then aligned.
+        tensors.sort_by(|a, b| b.dtype().cmp(&a.dtype()).then_with(|| a.name.cmp(&b.name)));
+        let values = tensors.iter().try_fold(0usize, |sum, tensor| sum.checked_add(tensor.len()?));
+        let header = header::write(&tensors, &self.strings)?;
+        let mut bytes = reserve(values.and_then(|len| len.checked_add(header.len())).unwrap_or(usize::MAX))?;
+        bytes.extend(header);
+        tensors.iter().for_each(|tensor| tensor.write(&mut bytes));
+        Ok(bytes)
     }
 
     /// Writes the file, whole or not at all: to a temporary file in the same folder, which is synced, renamed to `path`, and, on
-    /// Unix, the folder synced. Whatever happens, `path` holds what it held before or all of the new. A writer that is killed, or whose
-    /// disk fails after all was written, may leave the temporary file, with `path`'s name and some letters. A file that was there
-    /// passes its permissions on; of a link, the file that it leads to is replaced. Linux wants `/proc`.
+    /// Unix, the folder synced. Whatever happens, `path` holds what it held before or all of the new. What a file system does not do at
+    /// all, such as to sync a folder, is left out. A writer that is killed may leave the temporary file, `.resblock-` and some letters.
+    ///
+    /// A file that was there passes its permissions on, and its owner if the process may give files away. Of a link, the file that it
+    /// leads to is replaced. Folders, fifos, sockets and devices are not.
     ///
     /// # Errors
-    /// [`CheckpointError::File`]; as [`Snapshot::to_bytes`].
+    /// [`CheckpointError::File`], and nothing has changed; [`CheckpointError::Unsynced`] if the file was replaced, but the disk failed when
+    /// the folder was to be synced; as [`Snapshot::to_bytes`]. On targets that are neither Unix nor Windows, always
+    /// [`CheckpointError::File`], of kind `Unsupported`.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
-        let (path, bytes) = (path.as_ref(), self.to_bytes()?);
-        let write = || {
-            let mut file = AtomicWriteFile::open(destination(path)?)?;
-            file.write_all(&bytes)?;
-            file.commit()
-        };
-        write().map_err(|e| CheckpointError::file(path, &e).into())
+        Ok(file::replace(path.as_ref(), &self.to_bytes()?)?)
     }
-}
-
-/// Where a link leads; else the path itself. A folder is refused here: the rename would fail, and leave the temporary file.
-fn destination(path: &Path) -> io::Result<PathBuf> {
-    let link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
-    let path = if link { fs::canonicalize(path)? } else { path.to_path_buf() };
-    if path.is_dir() { Err(ErrorKind::IsADirectory.into()) } else { Ok(path) }
 }

@@ -1,9 +1,9 @@
 //! Reading what was saved: first the file by itself, then against a network, and only then is anything changed.
 
-use super::CheckpointError;
-use super::header::Header;
+use super::header::{Entry, Header, NOTE};
 use super::optimizer::{self, OPTIMIZER, Parts, STEPS, SavedOptimizer, moment_name, number_name};
 use super::tensor::{Tensor, parameters};
+use super::{CheckpointError, architecture, elements, file};
 use crate::error::Error;
 use crate::gemm::pack::pack;
 use crate::gemm::panels::PanelMut;
@@ -11,22 +11,70 @@ use crate::layers::Layer;
 use crate::mat::MatRef;
 use crate::optim::State;
 use crate::simd::Isa;
-use safetensors::{Dtype, View};
+use safetensors::Dtype;
 use std::borrow::Cow;
-use std::collections::HashSet;
-use std::fs::File;
-use std::io::Read;
+use std::collections::{HashSet, btree_map};
 use std::path::Path;
 
 /// A saved network, and perhaps its optimiser, that has been read and whose header has been checked. See [`crate::Snapshot`] for
 /// what is in it, and for an example.
 ///
-/// Any safetensors file with the same names, shapes and types will do, from PyTorch too.
+/// Any safetensors file with the same names and shapes will do, from PyTorch too. Parameters and moments are F32, or F16 or BF16, which f32
+/// holds as they are, or F64, rounded to the nearest f32 (ties to even; ±∞ past the largest). Files with other names, or with more than
+/// is wanted, are listed, mapped and read in part:
+///
+/// ```
+/// use resblock::{Activation, Block, Checkpoint, Init, Linear, Snapshot, Stack};
+///
+/// # fn main() -> Result<(), resblock::Error> {
+/// let init = &mut Init::he(1);
+/// let input = Linear::with_init(3, 4, Activation::Identity, init)?;
+/// let output = Linear::with_init(4, 2, Activation::Identity, init)?;
+/// let blocks = vec![Block::residual(4, 8, Activation::Gelu, init)?];
+/// let file = Snapshot::new(&Stack::from_layers(input, blocks.clone(), output)?).to_bytes()?;
+///
+/// let checkpoint = Checkpoint::from_bytes(&file)?;
+/// let first = checkpoint.tensors().next().expect("a tensor");
+/// assert_eq!((first.name, first.shape, &first.dtype[..]), ("blocks.0.first.bias", &[8][..], "F32"));
+///
+/// let mut trunk = Stack::from_blocks(blocks.clone())?; // has no projections
+/// let leftovers = checkpoint.restore_partial(&mut trunk)?;
+/// assert_eq!(leftovers.unexpected, ["input.bias", "input.weight", "output.bias", "output.weight"]);
+///
+/// let mut block = blocks[0].clone(); // calls its parameters `first.weight`, ...
+/// let leftovers = checkpoint.strip_prefix("blocks.0.")?.restore_partial(&mut block)?;
+/// assert!(leftovers.missing.is_empty());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[must_use = "a checkpoint is put into a network by `restore` or `resume`"]
 pub struct Checkpoint<'a> {
     header: Header,
     bytes: Cow<'a, [u8]>,
+}
+
+/// A tensor of a file, by what its header says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TensorInfo<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Sizes, those of rows first; none for a single number.
+    pub shape: &'a [usize],
+    /// Type of the elements, as the format has it: `F32`, `BF16`, `I64`, ...
+    pub dtype: String,
+}
+
+/// What [`Checkpoint::restore_partial`] did not do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+#[must_use = "says which parameters were not restored"]
+pub struct Leftovers {
+    /// Parameters of the network that are not in the file, and are as they were.
+    pub missing: Vec<String>,
+    /// Tensors of the file that the network has not, those of an optimiser aside.
+    pub unexpected: Vec<String>,
 }
 
 impl<'a> Checkpoint<'a> {
@@ -40,36 +88,122 @@ impl<'a> Checkpoint<'a> {
 
     /// The caller's text, if there is one.
     pub fn note(&self) -> Option<&str> {
-        self.header.note.as_deref()
+        self.header.strings.get(NOTE).map(|note| &note[..])
     }
 
-    /// Refuses NaN and ∞ in any tensor of f32, as all of ours are: a run that has diverged, or a damaged file.
+    /// All strings of the file with their names, in the order of these: see [`crate::Snapshot`] for the crate's own.
+    pub fn metadata(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.header.strings.iter().map(|(name, text)| (&name[..], &text[..]))
+    }
+
+    /// The tensors, in the order that the file has them.
+    pub fn tensors(&self) -> impl Iterator<Item = TensorInfo<'_>> {
+        let tensors = self.header.in_order();
+        tensors.map(|(name, Entry { info, .. })| TensorInfo { name, shape: &info.shape, dtype: info.dtype.to_string() })
+    }
+
+    /// The elements of a tensor, row by row, as f32.
     ///
     /// # Errors
-    /// [`CheckpointError::NotFinite`] with the first such element of the file.
-    pub fn require_finite(self) -> Result<Self, Error> {
-        for tensor in self.header.tensors.offset_keys() {
-            if self.header.tensors.info(&tensor).is_none_or(|info| info.dtype != Dtype::F32) {
-                continue;
-            }
-            let wrong = self.floats(&tensor).enumerate().find(|(_, value)| !value.is_finite());
-            if let Some((index, value)) = wrong {
-                return Err(CheckpointError::NotFinite { tensor, index, found: value.to_string() }.into());
+    /// [`CheckpointError::Missing`], [`CheckpointError::Dtype`]; [`Error::Memory`].
+    pub fn values(&self, name: &str) -> Result<Vec<f32>, Error> {
+        let missing = || CheckpointError::Missing { tensor: name.into() };
+        let info = &self.header.tensors.get(name).ok_or_else(missing)?.info;
+        check_dtype(name, Dtype::F32, info.dtype)?;
+        let mut values = reserve(info.shape.iter().product())?;
+        self.append(name, &mut values);
+        Ok(values)
+    }
+
+    /// The same with other names for its tensors: `new_name` is given each one's, in the order of the file, and those for which it returns
+    /// `None` are left out.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Duplicate`] if two tensors get the same name.
+    pub fn map_names(mut self, mut new_name: impl FnMut(&str) -> Option<String>) -> Result<Self, Error> {
+        let names: Vec<String> = self.header.in_order().map(|(name, _)| name.to_string()).collect();
+        let mut old = std::mem::take(&mut self.header.tensors);
+        for name in names {
+            let Some((entry, new)) = old.remove(&name).zip(new_name(&name)) else { continue };
+            match self.header.tensors.entry(new) {
+                btree_map::Entry::Vacant(place) => _ = place.insert(entry),
+                btree_map::Entry::Occupied(twice) => {
+                    return Err(CheckpointError::Duplicate { tensor: twice.key().clone() }.into());
+                }
             }
         }
         Ok(self)
     }
 
-    /// Puts the saved parameters into `layer`, bit by bit. The tensors of an optimiser may be there and are left alone.
+    /// The same without `prefix` before the names that begin with it: `model.`, say. The others are kept as they are.
     ///
     /// # Errors
-    /// [`CheckpointError::Missing`], [`CheckpointError::Unexpected`], [`CheckpointError::Shape`], [`CheckpointError::Dtype`];
-    /// [`Error::Memory`]. Nothing is changed then.
+    /// [`CheckpointError::Duplicate`] if two tensors get the same name.
+    pub fn strip_prefix(self, prefix: &str) -> Result<Self, Error> {
+        self.map_names(|name| Some(name.strip_prefix(prefix).unwrap_or(name).into()))
+    }
+
+    /// The same without what the file says of the network's activations and skips: its parameters then fit any network with these names
+    /// and shapes.
+    pub fn ignore_architecture(mut self) -> Self {
+        self.header.tensors.values_mut().for_each(|entry| entry.then = None);
+        self
+    }
+
+    /// Refuses NaN and ∞ in any tensor that is read as f32, as all of ours are: a run that has diverged, or a damaged file. An F64 past the
+    /// largest f32 counts as ∞.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NotFinite`] with the first such element of the file.
+    pub fn require_finite(self) -> Result<Self, Error> {
+        /// A piece of a tensor: whole elements of any type.
+        const PIECE: usize = 4096;
+        let mut values = Vec::new();
+        for (tensor, Entry { info, .. }) in self.header.in_order() {
+            let mut start = 0;
+            for piece in self.data(tensor).chunks(PIECE) {
+                values.clear();
+                elements::append(&mut values, info.dtype, piece);
+                if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+                    let (index, found) = (start + at, values[at].to_string());
+                    return Err(CheckpointError::NotFinite { tensor: tensor.into(), index, found }.into());
+                }
+                start += values.len();
+            }
+        }
+        Ok(self)
+    }
+
+    /// Puts the saved parameters into `layer`: those of F32 bit by bit. The tensors of an optimiser may be there and are left alone.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Missing`], [`CheckpointError::Unexpected`], [`CheckpointError::Shape`], [`CheckpointError::Dtype`],
+    /// [`CheckpointError::Architecture`]; [`Error::Memory`]. Nothing is changed then.
     pub fn restore<L: Layer>(&self, layer: &mut L) -> Result<(), Error> {
         let expected: Vec<_> = parameters(layer).map(|(_, p)| Tensor::parameter(p)).collect();
         self.check(&expected, |name| name.starts_with(OPTIMIZER))?;
+        self.check_architecture(layer)?;
         let mut room = room(&expected)?;
         self.write_parameters(layer, &mut room)
+    }
+
+    /// Puts those of the saved parameters into `layer` that it has, and says which others there are on either side.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Shape`], [`CheckpointError::Dtype`] and [`CheckpointError::Architecture`] of those that both have;
+    /// [`Error::Memory`]. Nothing is changed then.
+    pub fn restore_partial<L: Layer>(&self, layer: &mut L) -> Result<Leftovers, Error> {
+        let (expected, missing): (Vec<_>, Vec<_>) = parameters(layer)
+            .map(|(_, p)| Tensor::parameter(p))
+            .partition(|tensor| self.header.tensors.contains_key(&tensor.name));
+        self.check(&expected, |_| true)?;
+        self.check_architecture(layer)?;
+        let missing = missing.into_iter().map(|tensor| tensor.name).collect();
+        let unexpected =
+            self.others(&expected).filter(|name| !name.starts_with(OPTIMIZER)).map(str::to_string).collect();
+        let mut room = room(&expected)?;
+        self.write_parameters(layer, &mut room)?;
+        Ok(Leftovers { missing, unexpected })
     }
 
     /// Puts the saved parameters into `layer`, and moments, steps and hyper-parameters into `optimizer`: the next step then has the
@@ -83,6 +217,7 @@ impl<'a> Checkpoint<'a> {
         let mut expected = optimizer::tensors(layer, optimizer, &none)?;
         expected.extend(parameters(layer).map(|(_, p)| Tensor::parameter(p)));
         self.check(&expected, |_| false)?;
+        self.check_architecture(layer)?;
         let steps = self.steps(&number_name::<O>(STEPS))?;
         let mut room = room(&expected)?;
         let state = self.read_moments::<L, O>(layer, &mut room)?;
@@ -90,7 +225,9 @@ impl<'a> Checkpoint<'a> {
 
         let (numbers, count, moments) = optimizer.parts_mut();
         for (number, name) in numbers.into_iter().zip(O::NUMBERS) {
-            self.floats(&number_name::<O>(name)).for_each(|value| *number = value);
+            room.clear();
+            self.append(&number_name::<O>(name), &mut room);
+            room.iter().for_each(|&value| *number = value);
         }
         if let Some((count, steps)) = count.zip(steps) {
             *count = steps;
@@ -103,35 +240,52 @@ impl<'a> Checkpoint<'a> {
     fn check(&self, expected: &[Tensor<'_>], spare: impl Fn(&str) -> bool) -> Result<(), CheckpointError> {
         for tensor in expected {
             let name = || tensor.name.clone();
-            let info =
-                self.header.tensors.info(&tensor.name).ok_or_else(|| CheckpointError::Missing { tensor: name() })?;
+            let info = self.header.tensors.get(&tensor.name).map(|entry| &entry.info);
+            let info = info.ok_or_else(|| CheckpointError::Missing { tensor: name() })?;
             if info.shape != tensor.shape {
                 let (expected, found) = (tensor.shape.clone(), info.shape.clone());
                 return Err(CheckpointError::Shape { tensor: name(), expected, found });
             }
-            if info.dtype != tensor.dtype() {
-                let (expected, found) = (tensor.dtype().to_string(), info.dtype.to_string());
-                return Err(CheckpointError::Dtype { tensor: name(), expected, found });
-            }
+            check_dtype(&tensor.name, tensor.dtype(), info.dtype)?;
         }
-        let known: HashSet<&str> = expected.iter().map(|tensor| &tensor.name[..]).collect();
-        let names = self.header.tensors.offset_keys();
-        match names.into_iter().find(|name| !known.contains(&name[..]) && !spare(name)) {
-            Some(tensor) => Err(CheckpointError::Unexpected { tensor }),
+        match self.others(expected).find(|name| !spare(name)) {
+            Some(tensor) => Err(CheckpointError::Unexpected { tensor: tensor.into() }),
             None => Ok(()),
         }
     }
 
+    /// The tensors of the file that are not expected.
+    fn others(&self, expected: &[Tensor<'_>]) -> impl Iterator<Item = &str> {
+        let known: HashSet<String> = expected.iter().map(|tensor| tensor.name.clone()).collect();
+        self.header.in_order().map(|(name, _)| name).filter(move |name| !known.contains(*name))
+    }
+
+    /// That the file says nothing else of what comes after each affine map of which it has a parameter.
+    fn check_architecture<L: Layer>(&self, layer: &L) -> Result<(), CheckpointError> {
+        for (map, expected) in architecture::of(layer) {
+            for parameter in ["weight", "bias"] {
+                let entry = self.header.tensors.get(&format!("{map}.{parameter}"));
+                if let Some(found) = entry.and_then(|entry| entry.then.clone()).filter(|found| *found != expected) {
+                    return Err(CheckpointError::Architecture { layer: map.to_string(), expected, found });
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The data of a tensor; none if it is not there.
     fn data(&self, name: &str) -> &[u8] {
-        self.header.tensors.info(name).map_or(&[], |info| {
-            let (start, end) = info.data_offsets; // inside the file: `Header::parse` has seen to it
+        self.header.tensors.get(name).map_or(&[], |entry| {
+            let (start, end) = entry.info.data_offsets; // inside the file: `Header::parse` has seen to it
             &self.bytes[self.header.data..][start..end]
         })
     }
 
-    fn floats(&self, name: &str) -> impl Iterator<Item = f32> {
-        self.data(name).as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes))
+    /// Appends the elements of a tensor; none if it is not there.
+    fn append(&self, name: &str, values: &mut Vec<f32>) {
+        if let Some(entry) = self.header.tensors.get(name) {
+            elements::append(values, entry.info.dtype, self.data(name));
+        }
     }
 
     /// A count of steps; none if it is not there.
@@ -149,7 +303,7 @@ impl<'a> Checkpoint<'a> {
             for (at, moment) in O::MOMENTS.iter().enumerate() {
                 let Some(to) = state.moment_mut(i, p.is_bias(), at, count) else { continue };
                 room.clear();
-                room.extend(self.floats(&moment_name::<O>(moment, p)));
+                self.append(&moment_name::<O>(moment, p), room);
                 if p.is_bias() {
                     to.copy_from_slice(room);
                 } else {
@@ -161,12 +315,15 @@ impl<'a> Checkpoint<'a> {
         Ok(state)
     }
 
-    /// After `check`: then none of this can fail.
+    /// After `check`: then none of this can fail. Parameters that are not there are left alone.
     fn write_parameters<L: Layer>(&self, layer: &mut L, room: &mut Vec<f32>) -> Result<(), Error> {
         let names: Vec<_> = parameters(layer).map(|(i, p)| (i, p.is_bias(), p.to_string())).collect();
         for (i, is_bias, name) in names {
+            if !self.header.tensors.contains_key(&name) {
+                continue;
+            }
             room.clear();
-            room.extend(self.floats(&name));
+            self.append(&name, room);
             let Some(map) = layer.affine_mut(i) else { continue };
             if !is_bias {
                 let (outputs, inputs) = (map.outputs(), map.inputs());
@@ -180,20 +337,23 @@ impl<'a> Checkpoint<'a> {
 }
 
 impl Checkpoint<'static> {
-    /// From a file.
+    /// From a file, a regular one: a fifo, a socket or a device is refused.
     ///
     /// # Errors
     /// [`CheckpointError::File`], [`Error::Memory`]; as [`Checkpoint::from_bytes`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let path = path.as_ref();
-        let refused = |e: std::io::Error| CheckpointError::file(path, &e);
-        let file = File::open(path).map_err(refused)?;
-        let len = file.metadata().map_err(refused)?.len();
-        let mut bytes = reserve(usize::try_from(len).unwrap_or(usize::MAX))?;
-        // No more than was there at first: a device has no end.
-        file.take(len).read_to_end(&mut bytes).map_err(refused)?;
+        let bytes = file::read(path.as_ref())?;
         Ok(Self { header: Header::parse(&bytes)?, bytes: bytes.into() })
     }
+}
+
+/// That a tensor has these elements, or floats of another type in place of f32.
+fn check_dtype(tensor: &str, expected: Dtype, found: Dtype) -> Result<(), CheckpointError> {
+    if found == expected || expected == Dtype::F32 && elements::is_float(found) {
+        return Ok(());
+    }
+    let (expected, found) = (expected.to_string(), found.to_string());
+    Err(CheckpointError::Dtype { tensor: tensor.into(), expected, found })
 }
 
 /// Room for any one of the tensors.

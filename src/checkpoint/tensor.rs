@@ -3,8 +3,7 @@
 use crate::gemm::panels::PanelRef;
 use crate::layers::Layer;
 use crate::layers::gradients::Parameter;
-use safetensors::{Dtype, View};
-use std::borrow::Cow;
+use safetensors::Dtype;
 
 /// A tensor of a file, borrowed from the network or the optimiser.
 #[derive(Debug, Clone)]
@@ -45,10 +44,34 @@ impl<'a> Tensor<'a> {
         Self { name, shape: Vec::new(), values }
     }
 
-    /// Bytes of the values, or None if the writer, which counts bits, cannot count them.
+    pub(super) fn dtype(&self) -> Dtype {
+        // Signed, because PyTorch hardly knows another.
+        if matches!(self.values, Values::Count(_)) { Dtype::I64 } else { Dtype::F32 }
+    }
+
+    /// Bytes of the values, or None if they cannot be counted as readers do, who count bits.
     pub(super) fn len(&self) -> Option<usize> {
-        let bits = self.shape.iter().try_fold((&self).dtype().bitsize(), |n, &dim| n.checked_mul(dim))?;
+        let bits = self.shape.iter().try_fold(self.dtype().bitsize(), |n, &dim| n.checked_mul(dim))?;
         Some(bits / 8)
+    }
+
+    /// Appends the values, row by row.
+    pub(super) fn write(&self, bytes: &mut Vec<u8>) {
+        let mut write = |value: f32| bytes.extend(value.to_le_bytes());
+        match self.values {
+            Values::Parameter(p) => {
+                let (rows, cols) = p.shape();
+                (0..rows).flat_map(|i| (0..cols).filter_map(move |j| p.get(i, j))).for_each(write);
+            }
+            Values::Panels(p) => {
+                (0..p.cols()).flat_map(|o| (0..p.rows()).filter_map(move |i| p.get(i, o))).for_each(write);
+            }
+            Values::Slice(values) => values.iter().copied().for_each(write),
+            Values::Zeros => (0..self.shape.iter().product()).for_each(|_| write(0.0)),
+            Values::Number(value) => write(value),
+            // Nobody takes 2^63 steps.
+            Values::Count(steps) => bytes.extend(i64::try_from(steps).unwrap_or(i64::MAX).to_le_bytes()),
+        }
     }
 }
 
@@ -57,46 +80,5 @@ pub(super) fn shape_of(parameter: &Parameter<'_>) -> Vec<usize> {
     match parameter.shape() {
         (_, len) if parameter.is_bias() => vec![len],
         (outputs, inputs) => vec![outputs, inputs],
-    }
-}
-
-/// `len` bytes of values.
-fn bytes(len: usize, values: impl Iterator<Item = f32>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(len);
-    values.for_each(|value| bytes.extend(value.to_le_bytes()));
-    bytes
-}
-
-impl View for &Tensor<'_> {
-    fn dtype(&self) -> Dtype {
-        // Signed, because PyTorch hardly knows another.
-        if matches!(self.values, Values::Count(_)) { Dtype::I64 } else { Dtype::F32 }
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data_len(&self) -> usize {
-        // `to_bytes` has asked.
-        self.len().unwrap_or(usize::MAX)
-    }
-
-    /// One tensor at a time is copied, as the writer comes to it.
-    fn data(&self) -> Cow<'_, [u8]> {
-        let len = self.data_len();
-        let data = match self.values {
-            Values::Parameter(p) => {
-                let (rows, cols) = p.shape();
-                bytes(len, (0..rows).flat_map(|i| (0..cols).filter_map(move |j| p.get(i, j))))
-            }
-            Values::Panels(p) => bytes(len, (0..p.cols()).flat_map(|o| (0..p.rows()).filter_map(move |i| p.get(i, o)))),
-            Values::Slice(values) => bytes(len, values.iter().copied()),
-            Values::Zeros => vec![0; len],
-            Values::Number(value) => value.to_le_bytes().into(),
-            // Nobody takes 2^63 steps.
-            Values::Count(steps) => i64::try_from(steps).unwrap_or(i64::MAX).to_le_bytes().into(),
-        };
-        data.into()
     }
 }

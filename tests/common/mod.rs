@@ -13,6 +13,7 @@ use resblock::{
 };
 use std::fmt::Display;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// Every activation; the slope is no power of two, so that its product rounds.
@@ -629,6 +630,20 @@ pub(crate) fn may_start_processes(test: &str) -> bool {
         let _ = writeln!(std::io::stderr(), "SKIPPED: {test}, since RESBLOCK_NO_PROCESSES is set");
     }
     !skip
+}
+
+/// An example, which `cargo test` builds beside the tests.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("this test");
+    let profile = test.parent().and_then(Path::parent).expect("target/PROFILE/deps/TEST");
+    let example = profile.join("examples").join(name);
+    assert!(
+        example.is_file(),
+        "{}: not there. Build it by `cargo test` or `cargo build --example {name}`, or set RESBLOCK_NO_PROCESSES=1 where \
+         examples cannot run",
+        example.display()
+    );
+    example
 }
 
 /// How often the tests that kill processes do so: `RESBLOCK_KILLS`, or a few times.

@@ -1,0 +1,36 @@
+//! What the tensors of a network do not tell: the activation after each affine map, and where an input is added.
+//!
+//! As text, for `x W1 + b1` and GELU in a residual block of a stack: `blocks.0.first gelu; blocks.0.second identity + x`. The floats
+//! of slopes are the shortest decimals that give the same bits.
+
+use crate::Activation;
+use crate::fused::Stage;
+use crate::layers::Layer;
+use crate::layers::gradients::AffineName;
+use std::collections::HashMap;
+
+/// Its name among the strings of a file.
+pub(super) const ARCHITECTURE: &str = "resblock.architecture";
+
+/// Each affine map of `layer`, and what is done with what comes out of it.
+pub(super) fn of<L: Layer>(layer: &L) -> impl Iterator<Item = (AffineName, String)> {
+    let stages = (0..layer.len()).flat_map(|i| match layer.stage(i) {
+        Stage::Linear { phi, skip, .. } => vec![then(phi, skip)],
+        Stage::Block { phi, skip, .. } => vec![then(phi, false), then(Activation::Identity, skip)],
+    });
+    stages.enumerate().map(|(i, then)| (layer.affine_name(i), then))
+}
+
+fn then(phi: Activation, skip: bool) -> String {
+    let slope = if let Activation::LeakyRelu(slope) = phi { format!("({slope})") } else { String::new() };
+    format!("{}{slope}{}", phi.name(), if skip { " + x" } else { "" })
+}
+
+pub(super) fn text<L: Layer>(layer: &L) -> String {
+    of(layer).map(|(map, then)| format!("{map} {then}")).collect::<Vec<_>>().join("; ")
+}
+
+/// By the name of the affine map. What is not as `text` writes it says nothing of any map.
+pub(super) fn parse(text: &str) -> HashMap<&str, &str> {
+    text.split("; ").filter_map(|map| map.split_once(' ')).collect()
+}
