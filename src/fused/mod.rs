@@ -168,8 +168,7 @@ impl Plan {
     pub(crate) fn new(ctx: &Context, net: &dyn Stages, n: usize, training: bool) -> Self {
         let (work, stage_work) = (net.work(), net.iter().map(|s| s.work()).max().unwrap_or(0));
         let width = net.iter().map(|s| s.width()).max().unwrap_or(0);
-        let available = ctx.par().threads().max(1);
-        let threads = useful_threads(available, n.saturating_mul(work));
+        let threads = ctx.par().threads_for(useful_threads(n.saturating_mul(work)));
         let few = fewest_rows(stage_work, training);
         let rows = ctx.blocking().row_block(n, threads, few, width);
         let blocks = n.div_ceil(rows);
@@ -177,7 +176,7 @@ impl Plan {
             return Self { rows, row_threads: threads, column_threads: 1 };
         }
         // A block of rows has two GEMMs and a barrier after each: half of its work must be worth a wake-up.
-        let column_threads = useful_threads(available, n.saturating_mul(stage_work) / 2);
+        let column_threads = ctx.par().threads_for(useful_threads(n.saturating_mul(stage_work) / 2));
         if blocks <= 1 && column_threads > 1 {
             Self { rows, row_threads: 1, column_threads }
         } else {

@@ -136,7 +136,7 @@ pub(super) fn weight_gradients(
 ) {
     let Slab { tape, tape_width, slab, layout, block_rows, rows } = slab;
     let work: usize = (group.low..group.high).map(|i| net.stage(i).work()).fold(0, usize::saturating_add);
-    let threads = useful_threads(ctx.par().threads().max(1), rows.saturating_mul(work));
+    let threads = ctx.par().threads_for(useful_threads(rows.saturating_mul(work)));
     let affines = grads.affines[..group.affine_end].iter_mut().rev();
     let operands = operands(net, group, layout).flat_map(|[first, second]| second.into_iter().chain(first));
     let all = affines.zip(operands).flat_map(|(grad, operands)| pieces(grad, operands, threads == 1));

@@ -93,7 +93,7 @@ pub(crate) fn streams_gradient(isa: Isa, rows: usize, weights: usize) -> bool {
     rows <= most_rows && weights >= 1 << 20
 }
 
-/// How many of `available` threads a piece of work of so many multiply-adds should use.
-pub(crate) fn useful_threads(available: usize, multiply_adds: usize) -> usize {
-    available.min(1 + multiply_adds / WORK_PER_THREAD)
+/// How many threads a piece of work of so many multiply-adds is worth.
+pub(crate) fn useful_threads(multiply_adds: usize) -> usize {
+    1 + multiply_adds / WORK_PER_THREAD
 }
