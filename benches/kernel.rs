@@ -40,7 +40,7 @@ fn report(ctx: &Context) -> Result<(), Error> {
         let mut kernel = KernelBench::new(ctx, m, k, n)?;
         let (mut peak, mut rate) = (0.0f64, 0.0f64);
         for _ in 0..10 {
-            peak = peak.max(fma_peak(ctx, Duration::from_millis(5)).gflops);
+            peak = peak.max(fma_peak(ctx, Duration::from_millis(5))?.gflops);
             let begin = Instant::now();
             while begin.elapsed() < Duration::from_millis(5) {
                 let t = Instant::now();

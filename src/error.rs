@@ -106,6 +106,25 @@ pub enum Error {
         /// What is allowed.
         reason: &'static str,
     },
+    /// A gradient that an optimiser cannot use, where a step was to be checked.
+    #[error(
+        "gradient of {parameter}: expected magnitudes of at most {limit}, found {found} at element {index}, and {count} such elements in all"
+    )]
+    Gradient {
+        /// Name of the first parameter with such a gradient.
+        parameter: String,
+        /// Position of the first such element in it, row by row.
+        index: usize,
+        /// The largest magnitude allowed.
+        limit: String,
+        /// The value found there.
+        found: String,
+        /// How many there are in all gradients.
+        count: usize,
+    },
+    /// A measurement of speed on a target without a clock, such as `wasm32-unknown-unknown`.
+    #[error("this target has no clock to measure by")]
+    NoClock,
     /// An instruction set that does not exist or that this CPU does not have.
     #[error("{source_name}={requested:?}: not an instruction set of this CPU; it has {available}")]
     Isa {

@@ -37,6 +37,7 @@ pub use layers::gradients::{AffineName, Gradients, Parameter};
 pub use layers::init::{Init, Scheme};
 pub use layers::linear::Linear;
 pub use layers::stack::{Stack, StackConfig};
+pub use layers::summary::GradientSummary;
 pub use layers::{GradMode, GradientFlow, Layer, Pass};
 pub use loss::{
     BinaryCrossEntropy, CrossEntropy, Divisor, Huber, SquaredError, mean_squared_error, softmax_cross_entropy,

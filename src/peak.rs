@@ -22,28 +22,36 @@ pub struct Peak {
     pub threads: usize,
 }
 
+/// The time, where asking for it does not panic.
+fn now() -> Result<Instant, Error> {
+    if cfg!(all(target_family = "wasm", target_os = "unknown")) { Err(Error::NoClock) } else { Ok(Instant::now()) }
+}
+
 /// Measures the FMA peak of the context's instruction set on its threads: independent fma chains in registers, for about
 /// `duration`, best of many short runs.
-pub fn fma_peak(ctx: &Context, duration: Duration) -> Peak {
+///
+/// # Errors
+/// [`Error::NoClock`] on a target without one.
+pub fn fma_peak(ctx: &Context, duration: Duration) -> Result<Peak, Error> {
     const STEPS: usize = 20_000;
     const PIECES: usize = 16; // for each thread, so that a thread that starts late costs little
     let threads = ctx.par().threads().max(1);
     let mut crew = vec![(); threads];
     let flops = ctx.isa().run(ChainFlops) as f64 * (STEPS * PIECES * threads) as f64;
-    let (begin, mut best) = (Instant::now(), f64::INFINITY);
+    let (begin, mut best) = (now()?, f64::INFINITY);
     while begin.elapsed() < duration || best.is_infinite() {
         let t = Instant::now();
         for_each(0..PIECES * threads, &mut crew, |_, ()| ctx.isa().run(Chains { steps: STEPS }));
         best = best.min(t.elapsed().as_secs_f64());
     }
-    Peak { gflops: flops / best / 1e9, threads }
+    Ok(Peak { gflops: flops / best / 1e9, threads })
 }
 
 /// Measures how fast the context's threads read a buffer of so many bytes, again and again, by a plain loop: the yardstick for few
 /// rows, which move every weight for two operations. For about `duration`, best of many passes, in 10^9 bytes a second.
 ///
 /// # Errors
-/// [`Error::Memory`] if there is not so much memory.
+/// [`Error::Memory`] if there is not so much memory, [`Error::NoClock`] on a target without a clock.
 pub fn read_bandwidth(ctx: &Context, bytes: usize, duration: Duration) -> Result<f64, Error> {
     let threads = ctx.par().threads().max(1);
     let mut crew = vec![(); threads];
@@ -53,7 +61,7 @@ pub fn read_bandwidth(ctx: &Context, bytes: usize, duration: Duration) -> Result
     buffer.grow(part.saturating_mul(threads))?;
     // A buffer that fits a cache is read in less time than a clock resolves.
     let passes = (1 << 20) / buffer.as_slice().len().max(1) + 1;
-    let (begin, mut best) = (Instant::now(), f64::INFINITY);
+    let (begin, mut best) = (now()?, f64::INFINITY);
     while begin.elapsed() < duration || best.is_infinite() {
         let t = Instant::now();
         for_each(buffer.as_slice().chunks(part), &mut crew, |data, ()| ctx.isa().run(Reads { data, passes }));

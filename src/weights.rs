@@ -65,11 +65,6 @@ impl Weights {
         self.panels.as_mut_slice()
     }
 
-    /// Every weight, in the order of storage, without the padding.
-    pub(crate) fn elements(&self) -> impl Iterator<Item = &f32> {
-        self.panels.elements()
-    }
-
     /// Panels of Wᵀ, `inputs x outputs`.
     pub(crate) fn view(&self) -> PanelRef<'_> {
         self.panels.view()

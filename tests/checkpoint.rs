@@ -3,12 +3,15 @@
 
 mod common;
 
-use common::{Rng, Stage, assert_same, build_stack, context, fastest, isas, mat, mat_mut, parameters_of, random_stack};
+use common::{
+    MapGrad, Rng, Stage, assert_same, build_stack, context, fastest, gradients_of, isas, mat, mat_mut, parameters_of,
+    random_stack,
+};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use resblock::{
-    Activation, AdamW, Block, Checkpoint, CheckpointError, Context, Error, GradMode, Gradients, Layer, Linear,
-    Optimizer, SavedOptimizer, Sgd, Skip, Snapshot, Stack, Workspace,
+    Activation, AdamW, AffineName, Block, Checkpoint, CheckpointError, Context, Error, GradMode, Gradients, Layer,
+    Linear, Optimizer, SavedOptimizer, Sgd, Skip, Snapshot, Stack, Workspace,
 };
 use std::alloc::{GlobalAlloc, System};
 use std::cell::Cell;
@@ -695,13 +698,57 @@ fn an_optimisers_tensors_are_checked_as_well() {
     let unexpected = written(&[tensors(), vec![("optimizer.other", "F32", "[]", vec![0; 4])]].concat());
     assert_eq!(attempt(&unexpected), Ok(()), "parameters alone leave an optimiser's tensors alone");
 
-    // Counts of steps come first in the data, having the widest elements.
+    // Counts of steps come first in the data, having the widest elements, in the order of their names.
     let data = data_start(&good);
-    let mut negative = good.clone();
-    assert_eq!(good[data..][..8], 3_i64.to_le_bytes());
-    negative[data..][..8].copy_from_slice(&(-3_i64).to_le_bytes());
-    let tensor = "optimizer.adamw.steps".to_string();
-    assert_eq!(resumed(&negative), Err(CheckpointError::Count { tensor, found: -3 }.into()));
+    let counts = ["step.first.bias", "step.first.weight", "step.second.bias", "step.second.weight", "steps"];
+    for (at, name) in counts.into_iter().enumerate() {
+        let place = data + 8 * at;
+        let mut negative = good.clone();
+        assert_eq!(good[place..][..8], 3_i64.to_le_bytes());
+        negative[place..][..8].copy_from_slice(&(-3_i64).to_le_bytes());
+        let tensor = format!("optimizer.adamw.{name}");
+        assert_eq!(resumed(&negative), Err(CheckpointError::Count { tensor, found: -3 }.into()));
+    }
+}
+
+#[test]
+fn files_without_counts_for_each_parameter_resume_as_they_did() {
+    let good = training_file();
+    let without = |lost: &str| {
+        let kept = |name: &str| (!name.starts_with(lost)).then(|| name.to_string());
+        let (mut block, mut adam) = (counted(), AdamW::new(1.0));
+        let checkpoint = Checkpoint::from_bytes(&good).and_then(|c| c.map_names(kept)).expect("a file");
+        checkpoint.resume(&mut block, &mut adam).map(|()| bytes(&block, &adam))
+    };
+    // A file of before has one count, which every parameter has had.
+    assert!(without("optimizer.adamw.step.").is_ok());
+    assert_eq!(without("optimizer.adamw.step."), without("no such tensor"));
+    let tensor = "optimizer.adamw.step.first.weight";
+    assert_eq!(without(tensor), Err(CheckpointError::Missing { tensor: tensor.into() }.into()));
+}
+
+#[test]
+fn a_declined_parameters_count_is_saved_and_restored() {
+    let (ctx, mut block, mut adam) = (fastest(), counted(), adam());
+    let all = gradients_of(&block, &ones(&block));
+    let mut some = all.clone();
+    assert!(some.decline_weights(AffineName::First));
+    for _ in 0..3 {
+        adam.step(&ctx, &mut block, &some).expect("a step");
+    }
+    let saved = bytes(&block, &adam);
+    let (mut other, mut resumed) = (counted(), AdamW::new(1.0));
+    Checkpoint::from_bytes(&saved).and_then(|c| c.resume(&mut other, &mut resumed)).expect("resumed");
+    for (net, optimizer) in [(&mut block, &mut adam), (&mut other, &mut resumed)] {
+        optimizer.step(&ctx, net, &all).expect("a step");
+    }
+    assert_eq!(bytes(&block, &adam), bytes(&other, &resumed));
+}
+
+/// Gradients of one for every parameter.
+fn ones(block: &Block) -> Vec<MapGrad<f32>> {
+    let maps = [block.first(), block.second()];
+    maps.map(|m| MapGrad { dw: vec![1.0; m.inputs() * m.outputs()], db: vec![1.0; m.outputs()] }).into()
 }
 
 #[test]

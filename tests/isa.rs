@@ -22,7 +22,9 @@ fn the_sets_come_fastest_first_and_always_hold_the_portable_ones() {
     assert!(all.iter().all(|isa| isa.is_available()));
     let rank = |isa: &Isa| ["avx512", "avx2", "neon", "scalar", "odd"].iter().position(|name| *name == isa.name());
     assert!(all.is_sorted_by_key(rank));
-    assert_eq!(Isa::available().to_string(), all.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", "));
+    // What is printed is what a user may choose: the set for tests is no choice.
+    let names: Vec<_> = all.iter().map(|isa| isa.name()).filter(|name| *name != "odd").collect();
+    assert_eq!(Isa::available().to_string(), names.join(", "));
     #[cfg(target_arch = "x86_64")]
     {
         assert_eq!(Isa::Avx2.is_available(), is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"));
@@ -80,20 +82,25 @@ fn assert_prints(output: &Output, text: &str) {
 fn without_a_wish_the_fastest_set_is_chosen() {
     let fastest = Isa::available().into_iter().next().expect("a set");
     assert_prints(&run("child_prints_its_context", &[]), &format!("chosen: {fastest}\n"));
+    for blank in ["", " ", "\t\n"] {
+        let found = run("child_prints_its_context", &[("RESBLOCK_ISA", blank)]);
+        assert_prints(&found, &format!("chosen: {fastest}\n"));
+    }
 }
 
 #[test]
 fn resblock_isa_chooses_any_set_that_there_is() {
     for isa in Isa::available() {
-        assert_prints(&run("child_prints_its_context", &[("RESBLOCK_ISA", isa.name())]), &format!("chosen: {isa}\n"));
+        for name in [isa.name().to_string(), isa.name().to_uppercase(), format!(" {}\n", isa.name())] {
+            assert_prints(&run("child_prints_its_context", &[("RESBLOCK_ISA", &name)]), &format!("chosen: {isa}\n"));
+        }
     }
-    assert_prints(&run("child_prints_its_context", &[("RESBLOCK_ISA", " scalar ")]), "chosen: scalar\n");
 }
 
 #[test]
 fn a_resblock_isa_that_is_no_set_of_this_cpu_is_refused_with_the_list() {
     let foreign = if cfg!(target_arch = "aarch64") { "avx2" } else { "neon" };
-    for name in ["nonsense", "", "AVX2", foreign] {
+    for name in ["nonsense", "avx-2", "AVX1024", foreign] {
         let list = Isa::available();
         let text = format!("refused: RESBLOCK_ISA={name:?}: not an instruction set of this CPU; it has {list}\n");
         assert_prints(&run("child_prints_its_context", &[("RESBLOCK_ISA", name)]), &text);

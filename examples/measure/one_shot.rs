@@ -43,13 +43,14 @@ pub(crate) fn one_shot(args: &Args) -> Result<(), Box<dyn Error>> {
     let mut runner: Box<dyn Runner + '_> =
         if args.unfused { Box::new(Unfused::new(&problem)) } else { Box::new(Fused::new(&ctx, &problem)?) };
     // Before and after, and the higher counts: clock rates change, and a fraction of a peak that was too low says too much.
-    let peak = || fma_peak(&ctx, Duration::from_secs_f64((args.seconds / 4.0).clamp(0.02, 0.2))).gflops;
-    let before = peak();
+    let peak =
+        || fma_peak(&ctx, Duration::from_secs_f64((args.seconds / 4.0).clamp(0.02, 0.2))).map(|peak| peak.gflops);
+    let before = peak()?;
     let Times { best, median, .. } = time(args.seconds, || match args.mode {
         Mode::Forward => runner.forward(),
         Mode::Train => runner.train(),
     })?;
-    let peak = before.max(peak());
+    let peak = before.max(peak()?);
     let weights = 8.0 * (features * hidden * depth) as f64;
     let moved = match args.mode {
         Mode::Forward => weights,

@@ -2,6 +2,7 @@
 //! that do not fit, gradients and state of other networks. Against the formulas of their documentation: optimisers bit for bit, on every
 //! instruction set, losses within their bounds, and their pieces bit for bit.
 
+use crate::common::optimizers::{adamw_step, sgd_step};
 use crate::common::{Grid, Map, MapGrad, assert_same, contexts, gradients_of, parameters_of, values_of};
 use crate::input::{Extent, Number, Phi, Place, Size, Values};
 use arbitrary::Arbitrary;
@@ -426,36 +427,22 @@ impl Elementwise {
     }
 }
 
-/// An optimiser in the formulas of its documentation: parameter, gradient and moments of one number.
+/// An optimiser in the formulas of its documentation: moments and steps of each number.
 #[derive(Debug, Clone, Default)]
 struct Naive {
-    moments: Vec<[f32; 2]>,
-    steps: u64,
+    state: Vec<([f32; 2], u64)>,
 }
 
 impl Naive {
     /// p: all parameters; g: their gradients, where there are any; weights: which are subject to decay.
-    fn step(&mut self, rule: Rule, p: &mut [f32], g: &[Option<f32>], weights: &[bool]) {
-        self.moments.resize(p.len(), [0.0; 2]);
-        self.steps += 1;
-        for (((p, g), [m, v]), &is_weight) in p.iter_mut().zip(g).zip(&mut self.moments).zip(weights) {
+    fn step(&mut self, optimiser: &Either, p: &mut [f32], g: &[Option<f32>], weights: &[bool]) {
+        self.state.resize(p.len(), ([0.0; 2], 0));
+        for (((p, g), (moments, steps)), &is_weight) in p.iter_mut().zip(g).zip(&mut self.state).zip(weights) {
             let &Some(g) = g else { continue };
-            match rule {
-                Rule::Sgd { lr, momentum, decay } => {
-                    let decay = if is_weight { decay.0 } else { 0.0 };
-                    *m = momentum.0.mul_add(*m, decay.mul_add(*p, g));
-                    *p = (-lr.0).mul_add(*m, *p);
-                }
-                Rule::AdamW { lr, betas: (Number(b1), Number(b2)), eps, decay } => {
-                    let correction = |b: f32| 1.0 - libm::pow(f64::from(b), self.steps as f64);
-                    let rate = (f64::from(lr.0) / correction(b1)) as f32;
-                    let root = (1.0 / libm::sqrt(correction(b2))) as f32;
-                    let keep = if is_weight { 1.0 - lr.0 * decay.0 } else { 1.0 };
-                    *m = b1.mul_add(*m, (1.0 - b1) * g);
-                    *v = b2.mul_add(*v, (1.0 - b2) * (g * g));
-                    let step = *m / v.sqrt().mul_add(root, eps.0);
-                    *p = (-rate).mul_add(step, keep * *p);
-                }
+            *steps += 1;
+            match optimiser {
+                Either::Sgd(sgd) => sgd_step(sgd, *steps, p, g, moments, is_weight),
+                Either::AdamW(adam) => adamw_step(adam, *steps, p, g, moments, is_weight),
             }
         }
     }
@@ -481,6 +468,25 @@ impl Either {
                 Either::AdamW(adam)
             }
         }
+    }
+
+    /// Whether every setting is in its range.
+    fn is_valid(&self) -> bool {
+        let natural = |x: f32| x.is_finite() && x >= 0.0;
+        let below_one = |x: f32| (0.0..1.0).contains(&x);
+        match self {
+            Either::Sgd(sgd) => natural(sgd.lr) && below_one(sgd.momentum) && natural(sgd.weight_decay),
+            Either::AdamW(AdamW { lr, betas: (b1, b2), eps, weight_decay, .. }) => {
+                let all = [*lr, *eps, *weight_decay].into_iter().all(natural) && below_one(*b1) && below_one(*b2);
+                let (lr, rest) = (f64::from(*lr), 1.0 - f64::from(*b1));
+                all && ((lr / rest) as f32).is_finite() && ((lr * f64::from(*weight_decay)) as f32).is_finite()
+            }
+        }
+    }
+
+    /// Whether a gradient of 0 may leave nothing to divide by.
+    fn may_divide_by_zero(&self) -> bool {
+        matches!(self, Either::AdamW(adam) if adam.eps < 1e-15)
     }
 
     fn step<L: Layer>(&mut self, ctx: &Context, layer: &mut L, grads: &Gradients) -> Result<(), Error> {
@@ -529,36 +535,26 @@ impl Training {
     fn train<L: Layer + Clone>(&self, start: &L) {
         let steps: Vec<Gradients> = self.gradients.iter().take(4).map(|step| self.gradients(start, step)).collect();
         let kinds: Vec<bool> = start.parameters().map(|p| !p.is_bias()).collect();
-        let mut want = parameters_of(start);
-        let weights: Vec<bool> = want.iter().zip(kinds).flat_map(|(p, is_weight)| vec![is_weight; p.len()]).collect();
-        let mut naive = Naive::default();
-        for grads in &steps {
-            let mut given = Vec::new();
-            for (grad, i) in values_of(start, grads).into_iter().zip(0..) {
-                let map = start.affine(i).expect("a map");
-                let (dw, db) = (map.inputs() * map.outputs(), map.bias().map_or(0, <[f32]>::len));
-                for (values, len) in [(grad.dw, dw), (grad.db, db)] {
-                    given.extend((0..len).map(|k| values.get(k).copied()));
-                }
-            }
-            let mut flat = want.concat();
-            naive.step(self.rule, &mut flat, &given, &weights);
-            let mut rest = &flat[..];
-            for p in &mut want {
-                let (head, tail) = rest.split_at(p.len());
-                p.copy_from_slice(head);
-                rest = tail;
-            }
-        }
+        let weights: Vec<bool> =
+            start.parameters().flat_map(|p| vec![!p.is_bias(); p.shape().0 * p.shape().1]).collect();
         for ctx in contexts() {
-            let (mut layer, mut optimiser) = (start.clone(), Either::new(self.rule));
+            let (mut layer, mut optimiser, mut naive) = (start.clone(), Either::new(self.rule), Naive::default());
             for grads in &steps {
-                optimiser.step(&ctx, &mut layer, grads).expect("a step");
+                let before = parameters_of(&layer).concat();
+                let mut want = before.clone();
+                match optimiser.step(&ctx, &mut layer, grads) {
+                    Ok(()) => {
+                        assert!(optimiser.is_valid(), "settings out of range: {:?}", self.rule);
+                        naive.step(&optimiser, &mut want, &given(start, grads), &weights);
+                    }
+                    Err(Error::Setting { .. }) => {
+                        assert!(!optimiser.is_valid() || optimiser.may_divide_by_zero(), "refused: {:?}", self.rule);
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+                assert_same(format_args!("parameters on {ctx:?}"), &parameters_of(&layer).concat(), &want);
             }
-            for (k, (found, want)) in parameters_of(&layer).iter().zip(&want).enumerate() {
-                assert_same(format_args!("parameter {k} on {ctx:?}"), found, want);
-            }
-            if !steps.is_empty() {
+            if !steps.is_empty() && optimiser.is_valid() && !optimiser.may_divide_by_zero() {
                 self.refuses(&ctx, &mut layer, &mut optimiser);
             }
         }
@@ -579,4 +575,17 @@ impl Training {
         assert_eq!(optimiser.step(ctx, &mut other, &grads), Err(error));
         assert_eq!(parameters_of(&other), [wider.w]);
     }
+}
+
+/// Every gradient in the order of the parameters; None where it was declined.
+fn given<L: Layer>(layer: &L, grads: &Gradients) -> Vec<Option<f32>> {
+    let mut given = Vec::new();
+    for (grad, i) in values_of(layer, grads).into_iter().zip(0..) {
+        let map = layer.affine(i).expect("a map");
+        let (dw, db) = (map.inputs() * map.outputs(), map.bias().map_or(0, <[f32]>::len));
+        for (values, len) in [(grad.dw, dw), (grad.db, db)] {
+            given.extend((0..len).map(|k| values.get(k).copied()));
+        }
+    }
+    given
 }

@@ -35,7 +35,8 @@ use tensor::{Tensor, parameters};
 /// | `optimizer.sgd.lr`, `momentum`, `weight_decay` | F32 () | |
 /// | `optimizer.sgd.momentum_buffer.` + parameter | F32, the parameter's | zero before the first step |
 /// | `optimizer.adamw.lr`, `beta1`, `beta2`, `eps`, `weight_decay` | F32 () | |
-/// | `optimizer.adamw.steps` | I64 () | |
+/// | `optimizer.adamw.steps` | I64 () | calls of `step` |
+/// | `optimizer.sgd.step.` or `optimizer.adamw.step.` + parameter | I64 () | steps that it has taken: fewer where its gradient was declined |
 /// | `optimizer.adamw.exp_avg.` + parameter, `exp_avg_sq.` + parameter | F32, the parameter's | zero before the first step |
 ///
 /// Beside them are strings by name: the caller's ([`Snapshot::note`], [`Snapshot::metadata`]), and under `resblock.architecture` what
@@ -87,7 +88,9 @@ impl<'a> Snapshot<'a> {
     /// [`Error::Mismatch`] if the optimiser's state belongs to another network.
     pub fn with_optimizer<L: Layer, O: SavedOptimizer>(layer: &'a L, optimizer: &'a O) -> Result<Self, Error> {
         let mut snapshot = Self::new(layer);
-        snapshot.tensors.extend(optimizer::tensors(layer, optimizer, optimizer.parts().2)?);
+        let (_, _, state) = optimizer.parts();
+        snapshot.tensors.extend(optimizer::tensors(layer, optimizer, state)?);
+        snapshot.tensors.extend(optimizer::step_counts::<L, O>(layer, state));
         Ok(snapshot)
     }
 

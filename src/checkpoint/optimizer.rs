@@ -75,6 +75,17 @@ pub(super) fn moment_name<O: Parts>(moment: &str, parameter: impl std::fmt::Disp
 /// The name of the count of steps, for those that have one.
 pub(super) const STEPS: &str = "steps";
 
+/// `optimizer.adamw.step.blocks.3.first.weight`, say: how many steps that parameter has taken, PyTorch's `step`.
+pub(super) fn step_name<O: Parts>(parameter: impl std::fmt::Display) -> String {
+    moment_name::<O>("step", parameter)
+}
+
+/// The steps that each parameter of `layer` has taken.
+pub(super) fn step_counts<'a, L: Layer, O: Parts>(layer: &L, state: &State) -> impl Iterator<Item = Tensor<'a>> {
+    let counts = parameters(layer).map(|(i, p)| (step_name::<O>(p), state.steps(i, p.is_bias())));
+    counts.map(|(name, steps)| Tensor::number(name, Values::Count(steps)))
+}
+
 /// Every tensor of an optimiser of `layer`, with the moments that `state` has.
 ///
 /// # Errors

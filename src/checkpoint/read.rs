@@ -1,7 +1,7 @@
 //! Reading what was saved: first the file by itself, then against a network, and only then is anything changed.
 
 use super::header::{Entry, Header, NOTE};
-use super::optimizer::{self, OPTIMIZER, Parts, STEPS, SavedOptimizer, moment_name, number_name};
+use super::optimizer::{self, OPTIMIZER, Parts, STEPS, SavedOptimizer, moment_name, number_name, step_name};
 use super::tensor::{Tensor, parameters};
 use super::{CheckpointError, architecture, elements, file};
 use crate::error::Error;
@@ -207,20 +207,25 @@ impl<'a> Checkpoint<'a> {
     }
 
     /// Puts the saved parameters into `layer`, and moments, steps and hyper-parameters into `optimizer`: the next step then has the
-    /// same bits as if the run had never stopped. Whatever state `optimizer` had is replaced.
+    /// same bits as if the run had never stopped. Whatever state `optimizer` had is replaced. Files from before parameters had counts of
+    /// their own have none of them: each has then taken as many steps as the optimiser.
     ///
     /// # Errors
-    /// As [`Checkpoint::restore`]; [`CheckpointError::Count`] if the count of steps is negative. Nothing is changed then.
+    /// As [`Checkpoint::restore`]; [`CheckpointError::Count`] if a count of steps is negative. Nothing is changed then.
     pub fn resume<L: Layer, O: SavedOptimizer>(&self, layer: &mut L, optimizer: &mut O) -> Result<(), Error> {
         // What is expected depends on the kind of optimiser and on the network, not on the state to be replaced.
         let none = State::default();
         let mut expected = optimizer::tensors(layer, optimizer, &none)?;
         expected.extend(parameters(layer).map(|(_, p)| Tensor::parameter(p)));
+        let prefix = step_name::<O>("");
+        if self.header.in_order().any(|(name, _)| name.starts_with(&prefix)) {
+            expected.extend(optimizer::step_counts::<L, O>(layer, &none));
+        }
         self.check(&expected, |_| false)?;
         self.check_architecture(layer)?;
         let steps = self.steps(&number_name::<O>(STEPS))?;
         let mut room = room(&expected)?;
-        let state = self.read_moments::<L, O>(layer, &mut room)?;
+        let state = self.read_state::<L, O>(layer, steps.unwrap_or(0), &mut room)?;
         self.write_parameters(layer, &mut room)?;
 
         let (numbers, count, moments) = optimizer.parts_mut();
@@ -296,10 +301,14 @@ impl<'a> Checkpoint<'a> {
         Ok(Some(count))
     }
 
-    fn read_moments<L: Layer, O: Parts>(&self, layer: &L, room: &mut Vec<f32>) -> Result<State, Error> {
+    /// Moments and counts. `steps`: the count of a parameter that has none of its own.
+    fn read_state<L: Layer, O: Parts>(&self, layer: &L, steps: u64, room: &mut Vec<f32>) -> Result<State, Error> {
         let count = O::MOMENTS.len();
         let mut state = State::zeros(layer, count)?;
         for (i, p) in parameters(layer) {
+            if let Some(count) = state.steps_mut(i, p.is_bias()) {
+                *count = self.steps(&step_name::<O>(p))?.unwrap_or(steps);
+            }
             for (at, moment) in O::MOMENTS.iter().enumerate() {
                 let Some(to) = state.moment_mut(i, p.is_bias(), at, count) else { continue };
                 room.clear();

@@ -79,6 +79,13 @@ impl<'a> PanelRef<'a> {
         (i < self.rows && j < self.cols).then(|| self.data[(j / PANEL * self.rows + i) * PANEL + j % PANEL])
     }
 
+    /// The rows of each panel, in the order of storage, without the padding (which a caller may have filled).
+    pub(crate) fn lines(self) -> impl Iterator<Item = &'a [f32]> {
+        let cells = move |p: usize| PANEL.min(self.cols - p * PANEL);
+        let panels = self.data.chunks(self.stride().max(1)).enumerate();
+        panels.flat_map(move |(p, panel)| panel.chunks(PANEL).map(move |line| &line[..cells(p)]))
+    }
+
     /// Floats from one panel to the next.
     pub(crate) fn stride(&self) -> usize {
         self.rows * PANEL
@@ -198,13 +205,6 @@ impl PanelMat {
     pub fn as_mut_slice(&mut self) -> &mut [f32] {
         let len = self.rows * panels(self.cols) * PANEL;
         &mut self.buffer.as_mut_slice()[..len]
-    }
-
-    /// Every element, in the order of storage, without the padding (which a caller may have filled).
-    pub(crate) fn elements(&self) -> impl Iterator<Item = &f32> {
-        let cells = |p: usize| PANEL.min(self.cols - p * PANEL);
-        let panels = self.as_slice().chunks((PANEL * self.rows).max(1)).enumerate();
-        panels.flat_map(move |(p, panel)| panel.chunks(PANEL).flat_map(move |line| &line[..cells(p)]))
     }
 
     pub(crate) fn view(&self) -> PanelRef<'_> {

@@ -1,9 +1,11 @@
 //! Parameters and gradients that can be named and iterated.
 
 use super::Layer;
+use super::affines::Affines;
+use super::summary::Sums;
 use crate::error::Error;
 use crate::gemm::buffers::zeros;
-use crate::gemm::panels::PanelMat;
+use crate::gemm::panels::{PANEL, PanelMat};
 use crate::mat::{MatMut, MatRef};
 use crate::weights::{Affine, Weights};
 use std::fmt;
@@ -106,13 +108,17 @@ impl<'a> Parameter<'a> {
         }
     }
 
-    /// Sum of squares, in f64.
+    /// Sum of squares, in f64, of each column modulo 16 by itself and then over these (columns are outputs, for weights): an order
+    /// that does not depend on the machine.
     pub fn norm_squared(&self) -> f64 {
-        let sum = |values: &mut dyn Iterator<Item = &f32>| values.map(|&v| f64::from(v) * f64::from(v)).sum();
+        self.sums().squares()
+    }
+
+    pub(super) fn sums(&self) -> Sums {
         match self.values {
-            Values::Weights(w) => sum(&mut w.elements()),
-            Values::Gradient(g) => sum(&mut g.elements()),
-            Values::Bias(b) => sum(&mut b.iter()),
+            Values::Weights(w) => Sums::of(w.view().lines()),
+            Values::Gradient(g) => Sums::of(g.view().lines()),
+            Values::Bias(b) => Sums::of(b.chunks(PANEL)),
         }
     }
 }
@@ -201,11 +207,6 @@ impl Gradients {
         Ok(true)
     }
 
-    /// Euclidean norm over all gradients, in f64.
-    pub fn norm(&self) -> f64 {
-        self.iter().map(|g| g.norm_squared()).sum::<f64>().sqrt()
-    }
-
     /// Every value as stored, padding included.
     fn values_mut(&mut self) -> impl Iterator<Item = &mut f32> {
         self.affines.iter_mut().flat_map(|grad| {
@@ -228,10 +229,9 @@ impl Gradients {
     }
 
     /// That these gradients belong to a network of `layer`'s shape.
-    pub(crate) fn check<L: Layer>(&self, operand: &'static str, layer: &L) -> Result<(), Error> {
-        let count = layer.affine_count();
-        for index in 0..count.max(self.affines.len()) {
-            let fits = layer.affine(index).zip(self.affines.get(index)).is_some_and(|(map, grad)| {
+    pub(crate) fn check(&self, operand: &'static str, layer: &dyn Affines) -> Result<(), Error> {
+        for index in 0..layer.count().max(self.affines.len()) {
+            let fits = layer.get(index).zip(self.affines.get(index)).is_some_and(|(map, grad)| {
                 let shape = (map.inputs(), map.outputs());
                 grad.dw.as_ref().is_none_or(|dw| dw.shape() == shape)
                     && grad.db.as_ref().is_none_or(|db| map.bias().is_some_and(|b| b.len() == db.len()))

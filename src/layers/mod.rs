@@ -1,10 +1,12 @@
 //! The layer API: thin, safe, typed. Layers own parameters; everything else is the caller's.
 
+pub(crate) mod affines;
 pub(crate) mod block;
 pub(crate) mod gradients;
 pub(crate) mod init;
 pub(crate) mod linear;
 pub(crate) mod stack;
+pub(crate) mod summary;
 
 use crate::context::{Context, Workspace};
 use crate::error::{Error, expect_shape};

@@ -1,6 +1,7 @@
 //! Training runs of 20 steps: by the library, and by the oracle with optimisers written out over rows of plain numbers.
 
 use crate::cases;
+use crate::common::optimizers::{adamw_step, sgd_step};
 use crate::common::problem::{Split, pieces};
 use crate::common::{
     Map, MapGrad, Rng, Stage, build_stack, mat, mat_mut, oracle_backward, oracle_forward, parameters_of, random_stack,
@@ -146,7 +147,7 @@ impl Run {
             moments.push([vec![[0.0; 2]; map.w.len()], vec![[0.0; 2]; map.outputs]]);
         }
         let mut losses = Vec::new();
-        for t in 1..=STEPS {
+        for t in 1..=STEPS as u64 {
             let (x, loss) = self.batch(&mut rng);
             let outs = oracle_forward(&stages, self.rows, &x, None);
             let y = &outs[outs.len() - 1].y;
@@ -154,7 +155,11 @@ impl Run {
             losses.push(loss(y, &mut dy));
             let mut grads = zero_grads(&stages);
             oracle_backward(&stages, self.rows, &x, &outs, &dy, &mut grads);
-            let step = if self.adamw { adamw_step(t) } else { sgd_step() };
+            let (adam, sgd) = (AdamW::new(3e-3), sgd());
+            let step = |p: &mut f32, g, moments: &mut [f32; 2], is_weight| match self.adamw {
+                true => adamw_step(&adam, t, p, g, moments, is_weight),
+                false => sgd_step(&sgd, t, p, g, moments, is_weight),
+            };
             let maps = stages.iter_mut().flat_map(|stage| match stage {
                 Stage::Linear { map, .. } => vec![map],
                 Stage::Block { first, second, .. } => vec![first, second],
@@ -173,30 +178,4 @@ fn sgd() -> Sgd {
     let mut sgd = Sgd::new(0.02, 0.9);
     sgd.weight_decay = 1e-3;
     sgd
-}
-
-/// A rule for one parameter: (p, g, moments, is a weight).
-type Step = Box<dyn Fn(&mut f32, f32, &mut [f32; 2], bool)>;
-
-/// The formula of [`Sgd`], each fused multiply-add as it rounds.
-fn sgd_step() -> Step {
-    let Sgd { lr, momentum, weight_decay, .. } = sgd();
-    Box::new(move |p, g, [v, _], is_weight| {
-        let decay = if is_weight { weight_decay } else { 0.0 };
-        *v = momentum.mul_add(*v, decay.mul_add(*p, g));
-        *p = (-lr).mul_add(*v, *p);
-    })
-}
-
-/// The formula of [`AdamW`] at step t, each fused multiply-add as it rounds.
-fn adamw_step(t: usize) -> Step {
-    let AdamW { lr, betas: (b1, b2), eps, weight_decay, .. } = AdamW::new(3e-3);
-    let correction = |b: f32| 1.0 - libm::pow(f64::from(b), t as f64);
-    let (rate, root) = ((f64::from(lr) / correction(b1)) as f32, (1.0 / correction(b2).sqrt()) as f32);
-    Box::new(move |p, g, [m, v], is_weight| {
-        let keep = if is_weight { 1.0 - lr * weight_decay } else { 1.0 };
-        *m = b1.mul_add(*m, (1.0 - b1) * g);
-        *v = b2.mul_add(*v, (1.0 - b2) * (g * g));
-        *p = (-rate).mul_add(*m / v.sqrt().mul_add(root, eps), keep * *p);
-    })
 }
