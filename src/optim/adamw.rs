@@ -146,7 +146,7 @@ impl AdamW {
             return Ok(());
         }
         let factors = self.factors(1);
-        let fits = state.all_lines(grads, &mut |g, m, v| isa.run(Divisors { g, m, v, factors }));
+        let fits = state.all_lines(grads, |g, m, v| isa.run(Divisors { g, m, v, factors }));
         require(
             "eps",
             fits,

@@ -8,6 +8,7 @@ mod state;
 
 pub use adamw::AdamW;
 pub use sgd::Sgd;
+#[cfg(feature = "safetensors")]
 pub(crate) use state::State;
 
 use crate::context::Context;

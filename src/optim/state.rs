@@ -103,7 +103,7 @@ impl State {
 
     /// Whether `holds(g, m, v)` for all elements, without padding, of every parameter with a gradient, up to 16 at a time, where there are two
     /// moments.
-    pub(super) fn all_lines(&self, grads: &Gradients, holds: &mut dyn FnMut(&[f32], &[f32], &[f32]) -> bool) -> bool {
+    pub(super) fn all_lines(&self, grads: &Gradients, mut holds: impl FnMut(&[f32], &[f32], &[f32]) -> bool) -> bool {
         grads.affines.iter().zip(&self.affines).all(|(grad, Moments { values: [weights, bias], .. })| {
             let dw = grad.dw.as_ref().is_none_or(|dw| {
                 let (rows, cols) = dw.shape();
