@@ -6,9 +6,9 @@ use resblock::bounds::{Accuracy, BackwardBounds, ForwardBounds, Map, MapBounds, 
 use resblock::reference::{BlockGrads, BlockOut, BlockParams, LinearGrads, LinearOut};
 use resblock::{
     Activation, AdamW, Affine, AffineName, BinaryCrossEntropy, Block, Blocking, Checkpoint, CheckpointError, Context,
-    CrossEntropy, Divisor, Error, GradMode, GradientFlow, Gradients, Huber, Init, Isa, IsaList, KernelBench, Leftovers,
-    Linear, MatMut, MatRef, PanelMat, Par, Parameter, Pass, Peak, Scheme, Sgd, Skip, Snapshot, SquaredError, Stack,
-    StackConfig, TensorInfo, Weights, Workspace,
+    CrossEntropy, Divisor, Error, GradMode, GradientFlow, GradientSummary, Gradients, Huber, Init, Isa, IsaList,
+    KernelBench, Leftovers, Linear, MatMut, MatRef, PanelMat, Par, Parameter, Pass, Peak, Scheme, Sgd, Skip, Snapshot,
+    SquaredError, Stack, StackConfig, TensorInfo, Weights, Workspace,
 };
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
@@ -27,7 +27,7 @@ macro_rules! assert_traits {
 
 assert_traits!(VALUES:
     Activation, AdamW, Affine, AffineName, Block, Blocking, Checkpoint<'_>, CheckpointError, Context, Error, GradMode,
-    GradientFlow, Gradients, Init, Isa, Snapshot<'_>, IsaList, KernelBench, Linear, MatRef<'_>, PanelMat, Par, Parameter<'_>, Peak, Scheme, Sgd, Skip, Stack, StackConfig,
+    GradientFlow, Gradients, GradientSummary, Init, Isa, Snapshot<'_>, IsaList, KernelBench, Linear, MatRef<'_>, PanelMat, Par, Parameter<'_>, Peak, Scheme, Sgd, Skip, Stack, StackConfig,
     Leftovers, TensorInfo<'_>, Weights, Workspace, Accuracy, BackwardBounds, ForwardBounds, Map, MapBounds, NetworkBounds, Numbers, Running, BlockGrads<f32>, BlockOut<f32>, BlockParams<'_, f32>, LinearGrads<f32>, LinearOut<f32>,
     BinaryCrossEntropy<'_>, CrossEntropy<'_>, Divisor, Huber, SquaredError, LossAccuracy;
     crosses_threads, survives_panics
