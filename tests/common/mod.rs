@@ -180,6 +180,8 @@ impl Threads {
     pub(crate) fn run<R: Send>(self, ctx: Context, call: impl FnOnce(Context) -> R + Send) -> R {
         match self {
             Threads::Seq => call(ctx.with_par(Par::Seq)),
+            // No pool can be made there: the call has to do without.
+            Threads::Rayon(n) if cfg!(target_family = "wasm") => call(ctx.with_par(Par::Rayon(n))),
             Threads::Rayon(n) => pool(n).install(|| call(ctx.with_par(Par::Rayon(n)))),
         }
     }
