@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::gemm::blocking::Blocking;
 use crate::gemm::buffers::Buffer;
 use crate::gemm::driver::Par;
+use crate::run::plan::Plans;
 use crate::simd::{Isa, IsaList};
 
 /// How calls run: instruction set, threads and block sizes. None of them changes a bit of any result.
@@ -73,11 +74,13 @@ impl Context {
 /// after that. Any workspace serves any layer, batch and context; a call borrows it whole.
 #[derive(Debug, Clone, Default)]
 pub struct Workspace {
-    /// One for each thread: the activations of a row block on their way through the layers, or weights put straight.
-    pub(crate) scratch: Vec<Buffer>,
-    /// What a training forward leaves for its backward, row block after row block (`fused`).
-    pub(crate) tape: Buffer,
-    /// Gradients of activations on their way down (`fused::backward`).
+    /// How calls of each kind were last run.
+    pub(crate) plans: Plans,
+    /// One for each thread.
+    pub(crate) scratch: Vec<Scratch>,
+    /// The record of a pass, until it is used or dropped.
+    pub(crate) record: Buffer,
+    /// Gradients of activations on their way down.
     pub(crate) slab: Buffer,
     /// Outputs on their way to a matrix that is not row-major.
     pub(crate) staging: Buffer,
@@ -91,11 +94,26 @@ impl Workspace {
         Self::default()
     }
 
-    /// Room for `threads` scratches of `len` floats each.
-    pub(crate) fn grow_scratch(&mut self, threads: usize, len: usize) -> Result<(), Error> {
+    /// A scratch for each of `threads` threads, with room for `pack` floats, and for `local` in the first `with_local` of them.
+    pub(crate) fn grow_scratch(
+        &mut self,
+        threads: usize,
+        (with_local, local): (usize, usize),
+        pack: usize,
+    ) -> Result<(), Error> {
         if self.scratch.len() < threads {
-            self.scratch.resize_with(threads, Buffer::default);
+            self.scratch.resize_with(threads, Scratch::default);
         }
-        self.scratch[..threads].iter_mut().try_for_each(|buffer| buffer.grow(len))
+        self.scratch[..threads].iter_mut().try_for_each(|scratch| scratch.pack.grow(pack))?;
+        self.scratch[..with_local].iter_mut().try_for_each(|scratch| scratch.local.grow(local))
     }
+}
+
+/// What one thread has for itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Scratch {
+    /// The values of a row block on their way forward.
+    pub(crate) local: Buffer,
+    /// Weights put straight.
+    pub(crate) pack: Buffer,
 }

@@ -6,9 +6,7 @@ pub mod bounds;
 #[cfg(feature = "safetensors")]
 mod checkpoint;
 mod context;
-mod epilogue;
 mod error;
-mod fused;
 #[allow(
     unsafe_code,
     reason = "the k loop reads operands through pointers; macro_kernel checks them once for each call"
@@ -18,8 +16,11 @@ mod layers;
 mod loss;
 mod mat;
 mod optim;
+mod parts;
 mod peak;
+mod program;
 pub mod reference;
+mod run;
 #[allow(unsafe_code, reason = "intrinsics, and the crossing into code compiled for an instruction set")]
 mod simd;
 mod weights;

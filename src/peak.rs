@@ -1,13 +1,14 @@
 //! What the CPU can do, measured: the yardstick for every speed claim.
 
 use crate::context::Context;
-use crate::epilogue::Epilogue;
 use crate::error::Error;
 use crate::gemm::buffers::Buffer;
 use crate::gemm::driver::for_each;
+use crate::gemm::epilogue::Epilogue;
 use crate::gemm::factor::Factor;
-use crate::gemm::macro_kernel::{Gemm, Start, gemm};
+use crate::gemm::macro_kernel::{Gemm, gemm};
 use crate::gemm::panels::PanelMat;
+use crate::gemm::start::Start;
 use crate::mat::MatRef;
 use crate::simd::{Kernel, Simd};
 use std::hint::black_box;
@@ -161,7 +162,7 @@ impl KernelBench {
 
     /// One call.
     pub fn run(&mut self) {
-        let epilogue = Epilogue::Store { out: self.c.view_mut().into() };
+        let epilogue = Epilogue::store(self.c.view_mut().into());
         let depth = self.ctx.k_block();
         let (a, b) = (self.a.view(), Factor::stored(self.b.view()));
         gemm(self.ctx.isa(), Gemm { a, b, start: Start::Zero, depth, pack: &mut [], epilogue });

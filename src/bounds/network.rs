@@ -2,7 +2,7 @@
 
 use super::activation::{largest_curvature, largest_slope, largest_value, slope_accuracy, value_accuracy};
 use super::{UNIT, chain, rounding, sum};
-use crate::fused::Stage;
+use crate::parts::Form;
 use crate::weights::Affine;
 use crate::{Activation, Layer};
 
@@ -222,25 +222,32 @@ pub struct NetworkBounds {
 pub fn network<L: Layer>(layer: &L, rows: usize, x: f64, dy: f64) -> NetworkBounds {
     let mut entering = Numbers::exact(x);
     let mut passed = Vec::new();
-    for index in 0..layer.len() {
-        let (x, stage) = (entering, layer.stage(index));
-        let out = match stage {
-            Stage::Linear { affine, phi, skip } => linear(Map::of(affine), phi, x, skip.then_some(x)),
-            Stage::Block { first, second, phi, skip } => block(Map::of(first), Map::of(second), phi, skip, x),
+    let mut affines = (0..).map_while(|i| layer.affine(i)).map(Map::of);
+    for form in layer.program().forms() {
+        let x = entering;
+        // Every form has its affine maps: the iterator ends after the last form.
+        let Some(first) = affines.next() else { break };
+        let (second, out) = match form {
+            Form::Linear(form) => (None, linear(first, form.phi, x, form.skip.then_some(x))),
+            Form::Block(form) => {
+                let Some(second) = affines.next() else { break };
+                (Some(second), block(first, second, form.phi, form.skip, x))
+            }
         };
         entering = out.y;
-        passed.push((stage, x, out));
+        passed.push((form, first, second, x, out));
     }
     let (mut dx, mut maps) = (Numbers::exact(dy), Vec::new());
-    for &(stage, x, out) in passed.iter().rev() {
-        let below = match stage {
-            Stage::Linear { affine, phi, skip } => linear_backward(rows, Map::of(affine), phi, (x, out.z), dx, skip),
-            Stage::Block { first, second, phi, skip } => {
-                block_backward(rows, (Map::of(first), Map::of(second)), phi, skip, (x, out), dx)
+    for &(form, first, second, x, out) in passed.iter().rev() {
+        let below = match (form, second) {
+            (Form::Linear(form), _) => linear_backward(rows, first, form.phi, (x, out.z), dx, form.skip),
+            (Form::Block(form), Some(second)) => {
+                block_backward(rows, (first, second), form.phi, form.skip, (x, out), dx)
             }
+            (Form::Block(_), None) => break,
         };
         dx = below.dx;
         maps.splice(0..0, below.maps);
     }
-    NetworkBounds { outputs: passed.iter().map(|(_, _, out)| out.y).collect(), dx, maps }
+    NetworkBounds { outputs: passed.iter().map(|(.., out)| out.y).collect(), dx, maps }
 }

@@ -4,9 +4,9 @@
 //! of slopes are the shortest decimals that give the same bits.
 
 use crate::Activation;
-use crate::fused::Stage;
 use crate::layers::Layer;
 use crate::layers::gradients::AffineName;
+use crate::parts::Form;
 use std::collections::HashMap;
 
 /// Its name among the strings of a file.
@@ -14,11 +14,11 @@ pub(super) const ARCHITECTURE: &str = "resblock.architecture";
 
 /// Each affine map of `layer`, and what is done with what comes out of it.
 pub(super) fn of<L: Layer>(layer: &L) -> impl Iterator<Item = (AffineName, String)> {
-    let stages = (0..layer.len()).flat_map(|i| match layer.stage(i) {
-        Stage::Linear { phi, skip, .. } => vec![then(phi, skip)],
-        Stage::Block { phi, skip, .. } => vec![then(phi, false), then(Activation::Identity, skip)],
+    let forms = layer.program().forms().flat_map(|form| match form {
+        Form::Linear(form) => vec![then(form.phi, form.skip)],
+        Form::Block(form) => vec![then(form.phi, false), then(Activation::Identity, form.skip)],
     });
-    stages.enumerate().map(|(i, then)| (layer.affine_name(i), then))
+    forms.enumerate().map(|(i, then)| (layer.affine_name(i), then))
 }
 
 fn then(phi: Activation, skip: bool) -> String {

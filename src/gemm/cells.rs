@@ -1,7 +1,8 @@
 //! Cells: where tiles are written to and read from, in panels or in the caller's row-major matrix alike.
 
-use super::micro::{Ahead, load_row, store_row};
+use super::lanes::{load_row, store_row};
 use super::panels::{PANEL, PanelMut, PanelRef};
+use super::prefetch::Ahead;
 use crate::mat::{Rows, RowsMut};
 use crate::simd::Simd;
 use std::marker::PhantomData;

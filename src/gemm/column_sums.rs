@@ -1,7 +1,7 @@
 //! Bias gradients: column sums of a matrix in panels.
 
 use super::cells::In;
-use super::macro_kernel::{load_cells, store_cells};
+use super::lanes::{load_cells, store_cells};
 use super::panels::{PANEL, PanelRef, panels};
 use crate::simd::{Isa, Kernel, Simd};
 

@@ -9,8 +9,8 @@
 //! for an element against 6 rows / 32, some 1.7 % for 128 rows, where a copy that is remade after every step of the optimiser costs
 //! as much in arithmetic and moves three times the bytes of the weights, through caches that they may not fit.
 
-use super::micro::Ahead;
 use super::panels::{PANEL, PanelRef, panels};
+use super::prefetch::Ahead;
 use crate::simd::{Kernel, Simd};
 
 /// Some rows and columns of a matrix in panels, or of its transpose: b[k, j].

@@ -5,23 +5,15 @@
 
 use super::blocking::half_l1;
 use super::cells::{In, Out};
+use super::epilogue::{Acc, Epilogue, Finish, Op, Store, WithFinish};
 use super::factor::Factor;
-use super::micro::{Ahead, AlongColumns, DownRows, Operands, Walk, chain};
+use super::lanes::load_cells;
+use super::micro::{AlongColumns, DownRows, Operands, Walk, chain};
 use super::outer::{Outer, most_rows};
 use super::panels::{PANEL, PanelRef, panels};
-use crate::epilogue::{Acc, Epilogue, Finish, Op, Store, WithFinish};
+use super::prefetch::Ahead;
+use super::start::Start;
 use crate::simd::{Isa, Kernel, Simd};
-
-/// What the chains of a GEMM start from.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Start<'a> {
-    /// 0.
-    Zero,
-    /// The bias of the column: 16 for each panel, the last padded.
-    Bias(&'a [f32]),
-    /// What the output holds: the chain of an earlier k block or of an earlier batch goes on.
-    Continue,
-}
 
 /// out = epilogue(start + a b): a is `m x k`, b is `k x n` (or has more rows, which are not read), out is `m x n`.
 pub(crate) struct Gemm<'a, E> {
@@ -50,7 +42,7 @@ pub(crate) struct GradGemm<'a, E> {
 pub(crate) fn gemm(isa: Isa, job: Gemm<'_, Epilogue<'_>>) {
     let Gemm { a, b, start, depth, pack, epilogue } = job;
     assert!(a.cols() <= b.rows(), "the vector operand has a row for each k");
-    assert_eq!(epilogue.cols(), b.cols(), "output columns");
+    assert_eq!(epilogue.out.cols(), b.cols(), "output columns");
     if let Start::Bias(bias) = start {
         assert!(bias.len() >= panels(b.cols()) * PANEL, "a bias for each column");
     }
@@ -397,24 +389,5 @@ fn copy_tile(cells: In<'_>, (i0, p0): (usize, usize), np: usize, tile: &mut [[f3
     for (at, line) in tile.iter_mut().enumerate() {
         let cells = cells.at(i0 + at / np, p0 + at % np);
         line[..cells.len()].copy_from_slice(cells);
-    }
-}
-
-/// Up to 16 cells as a panel row; lanes past the end are 0.
-#[inline(always)]
-pub(crate) fn load_cells<S: Simd>(s: S, cells: &[f32]) -> S::Row {
-    let mut row = s.row(s.splat(0.0));
-    for v in 0..const { PANEL.div_ceil(S::LANES) } {
-        row.as_mut()[v] = s.load(&cells[(v * S::LANES).min(cells.len())..((v + 1) * S::LANES).min(cells.len())]);
-    }
-    row
-}
-
-/// Writes a panel row to up to 16 cells.
-#[inline(always)]
-pub(crate) fn store_cells<S: Simd>(s: S, cells: &mut [f32], row: S::Row) {
-    let len = cells.len();
-    for v in 0..const { PANEL.div_ceil(S::LANES) } {
-        s.store(&mut cells[(v * S::LANES).min(len)..((v + 1) * S::LANES).min(len)], row.as_ref()[v]);
     }
 }

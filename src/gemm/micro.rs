@@ -11,7 +11,9 @@
 //!   +-----+     +--------+--------+               elements, never by more chains for one element.
 //! ```
 
+use super::lanes::load_row;
 use super::panels::PANEL;
+use super::prefetch::Ahead;
 use crate::simd::Simd;
 
 /// Steps between the elements of the broadcast operand `a`, in floats. Panels give two ways to walk.
@@ -55,42 +57,6 @@ impl Walk for DownRows {
     #[inline(always)]
     fn offset(i: usize, stride: usize) -> usize {
         i / PANEL * stride + i % PANEL
-    }
-}
-
-/// Memory that later tiles will read, asked for while these compute: pieces of some lines, a stride apart.
-#[derive(Clone, Copy)]
-pub(crate) struct Ahead {
-    /// The next line.
-    at: *const f32,
-    /// Lines left in this piece.
-    left: usize,
-    /// Lines in a piece.
-    piece: usize,
-    /// From the end of a piece to the start of the next, in floats.
-    gap: usize,
-    /// Lines asked for with each run of 16 k.
-    lines: usize,
-}
-
-impl Ahead {
-    /// Pieces of `piece` lines from `at` on, `stride` floats apart, `lines` of them with each run of 16 k.
-    pub(crate) fn new(at: *const f32, piece: usize, stride: usize, lines: usize) -> Self {
-        Self { at, left: piece, piece, gap: stride.wrapping_sub(piece * PANEL), lines }
-    }
-
-    /// Asks for the lines of one run.
-    #[inline(always)]
-    fn ask<S: Simd>(&mut self, s: S) {
-        for _ in 0..self.lines {
-            s.prefetch(self.at);
-            self.at = self.at.wrapping_add(PANEL);
-            self.left = self.left.wrapping_sub(1);
-            if self.left == 0 {
-                self.at = self.at.wrapping_add(self.gap);
-                self.left = self.piece;
-            }
-        }
     }
 }
 
@@ -185,38 +151,4 @@ pub(crate) unsafe fn chain<S: Simd, W: Walk, const MR: usize, const NP: usize>(
         left -= run;
     }
     acc
-}
-
-/// The 16 columns at `src` as vectors. A set whose lanes do not divide 16 reads its last vector in part.
-///
-/// # Safety
-/// 16 floats can be read at `src`.
-#[inline(always)]
-pub(crate) unsafe fn load_row<S: Simd>(s: S, src: *const f32) -> S::Row {
-    let mut row = s.row(s.splat(0.0));
-    for v in 0..const { PANEL.div_ceil(S::LANES) } {
-        let rest = PANEL - v * S::LANES;
-        row.as_mut()[v] = if rest >= S::LANES {
-            // SAFETY: lanes v * LANES .. (v + 1) * LANES are among the 16.
-            unsafe { s.load_ptr(src.add(v * S::LANES)) }
-        } else {
-            // SAFETY: the rest of the 16 floats, as a slice.
-            s.load(unsafe { std::slice::from_raw_parts(src.add(v * S::LANES), rest) })
-        };
-    }
-    row
-}
-
-/// Writes a panel row to the 16 columns at `dst`.
-///
-/// # Safety
-/// 16 floats can be written at `dst`, and nothing else accesses them meanwhile.
-#[inline(always)]
-pub(crate) unsafe fn store_row<S: Simd>(s: S, dst: *mut f32, row: S::Row) {
-    for v in 0..const { PANEL.div_ceil(S::LANES) } {
-        let rest = PANEL - v * S::LANES;
-        // SAFETY: lanes v * LANES .. of the 16 floats. The length is a constant, so `store` has no branch left.
-        let cells = unsafe { std::slice::from_raw_parts_mut(dst.add(v * S::LANES), rest.min(S::LANES)) };
-        s.store(cells, row.as_ref()[v]);
-    }
 }

@@ -4,8 +4,8 @@
 //! operand stay in registers instead, and the gradient is written in the order of memory, a line for each row.
 
 use super::cells::{In, Out};
-use super::macro_kernel::Start;
 use super::panels::{PANEL, PanelRef};
+use super::start::Start;
 use crate::simd::{Kernel, Simd};
 
 /// Longest chain taken here: with its accumulator and a broadcast, 8 rows fill 10 registers of AVX-512, 5 rows 13 of AVX2's 16

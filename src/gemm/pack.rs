@@ -1,7 +1,7 @@
 //! The two doors between the caller's matrices and panels. (A norm on the way into a block would go into `pack`.)
 
 use super::cells::{In, Out};
-use super::macro_kernel::{load_cells, store_cells};
+use super::lanes::{load_cells, store_cells};
 use super::panels::{PANEL, PanelMut, PanelRef, panels};
 use crate::mat::{MatMut, MatRef};
 use crate::simd::{Isa, Kernel, Simd};

@@ -3,7 +3,7 @@
 use super::Layer;
 use crate::weights::Affine;
 
-/// The affine maps of a [`Layer`], by number. Used as a trait object, as [`crate::fused::Stages`] is: what is done to parameters is compiled
+/// The affine maps of a [`Layer`], by number. Used as a trait object, as [`crate::run::source::Source`] is: what is done to parameters is compiled
 /// once, here, with this crate's optimisation, not again for each network type in each crate that uses one.
 pub(crate) trait Affines {
     /// Number of affine maps.

@@ -1,12 +1,14 @@
 //! y = x + phi(x W1ᵀ + b1) W2ᵀ + b2, and the same without x.
 
-use super::Layer;
 use super::gradients::AffineName;
 use super::init::Init;
+use super::{Compiled, Layer};
 use crate::Activation;
 use crate::error::{Error, expect_shape};
-use crate::fused::{Stage, Stages};
+use crate::parts::{Form, block};
+use crate::program::Program;
 use crate::weights::Affine;
+use std::sync::Arc;
 
 /// Whether a block adds its input to its output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +27,7 @@ pub struct Block {
     second: Affine,
     phi: Activation,
     skip: Skip,
+    program: Arc<Program>,
 }
 
 impl Block {
@@ -35,7 +38,14 @@ impl Block {
     pub fn new(first: Affine, second: Affine, phi: Activation, skip: Skip) -> Result<Self, Error> {
         let expected = (first.inputs(), first.outputs());
         expect_shape("second weights", expected, (second.outputs(), second.inputs()))?;
-        Ok(Self { first, second, phi, skip })
+        let form = block::Block {
+            inputs: first.inputs(),
+            hidden: first.outputs(),
+            outputs: second.outputs(),
+            phi,
+            skip: skip == Skip::Identity,
+        };
+        Ok(Self { program: Program::compile([Form::Block(form)]), first, second, phi, skip })
     }
 
     /// y = x + G(x) on `d` features with `h` hidden ones, weights drawn by `init`, biases zero.
@@ -90,12 +100,9 @@ impl Block {
     }
 }
 
-impl Stages for Block {
-    fn len(&self) -> usize {
-        1
-    }
-    fn stage(&self, _: usize) -> Stage<'_> {
-        Stage::Block { first: &self.first, second: &self.second, phi: self.phi, skip: self.skip == Skip::Identity }
+impl Compiled for Block {
+    fn program(&self) -> &Arc<Program> {
+        &self.program
     }
 }
 

@@ -2,14 +2,16 @@
 
 use super::gradients::AffineName;
 use super::init::Init;
-use super::{Layer, Pass, check};
+use super::{Compiled, Layer, Pass, check, network, record};
 use crate::Activation;
 use crate::context::{Context, Workspace};
 use crate::error::{Error, expect_shape};
-use crate::fused::forward::forward;
-use crate::fused::{Stage, Stages};
 use crate::mat::{MatMut, MatRef};
+use crate::parts::{Form, linear};
+use crate::program::Program;
+use crate::run::forward;
 use crate::weights::Affine;
+use std::sync::Arc;
 
 /// A fused linear layer: y = phi(x Wᵀ + b), or y = x + phi(x Wᵀ + b), in one pass. x: `n x inputs`, W: (outputs, inputs),
 /// y: `n x outputs`.
@@ -18,12 +20,18 @@ pub struct Linear {
     affine: Affine,
     phi: Activation,
     skip: bool,
+    program: Arc<Program>,
 }
 
 impl Linear {
     /// From parameters.
     pub fn new(affine: Affine, phi: Activation) -> Self {
-        Self { affine, phi, skip: false }
+        Self::compile(affine, phi, false)
+    }
+
+    fn compile(affine: Affine, phi: Activation, skip: bool) -> Self {
+        let form = linear::Linear { inputs: affine.inputs(), outputs: affine.outputs(), phi, skip };
+        Self { program: Program::compile([Form::Linear(form)]), affine, phi, skip }
     }
 
     /// With weights drawn by `init` and a bias of zeros.
@@ -41,7 +49,7 @@ impl Linear {
     pub fn with_skip(self) -> Result<Self, Error> {
         let n = self.affine.inputs();
         expect_shape("weights", (n, n), (self.affine.outputs(), n))?;
-        Ok(Self { skip: true, ..self })
+        Ok(Self::compile(self.affine, self.phi, true))
     }
 
     /// y = phi(x Wᵀ + b) + skip, with a skip of the caller's choosing (`n x outputs`), nothing kept.
@@ -57,7 +65,7 @@ impl Linear {
         y: MatMut<'_>,
     ) -> Result<(), Error> {
         self.check_skip(x, skip, &y)?;
-        forward(ctx, ws, self, x, Some(skip), y, false).map(|_| ())
+        forward(ctx, ws, network(self)?, (x, Some(skip)), y, None).map(|_| ())
     }
 
     /// As [`Linear::infer_with_skip`], recorded. The gradient of the skip is dy itself; backward gives the others.
@@ -73,8 +81,8 @@ impl Linear {
         y: MatMut<'_>,
     ) -> Result<Pass<'a, Self>, Error> {
         self.check_skip(x, skip, &y)?;
-        let plan = forward(ctx, ws, self, x, Some(skip), y, true)?;
-        Ok(Pass { layer: self, ws, ctx: *ctx, plan, rows: x.rows() })
+        let block_rows = record(ctx, ws, network(self)?, (x, Some(skip)), y)?;
+        Ok(Pass { layer: self, ws, ctx: *ctx, block_rows, rows: x.rows() })
     }
 
     fn check_skip(&self, x: MatRef<'_>, skip: MatRef<'_>, y: &MatMut<'_>) -> Result<(), Error> {
@@ -87,12 +95,9 @@ impl Linear {
     }
 }
 
-impl Stages for Linear {
-    fn len(&self) -> usize {
-        1
-    }
-    fn stage(&self, _: usize) -> Stage<'_> {
-        Stage::Linear { affine: &self.affine, phi: self.phi, skip: self.skip }
+impl Compiled for Linear {
+    fn program(&self) -> &Arc<Program> {
+        &self.program
     }
 }
 

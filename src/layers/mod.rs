@@ -10,12 +10,14 @@ pub(crate) mod summary;
 
 use crate::context::{Context, Workspace};
 use crate::error::{Error, expect_shape};
-use crate::fused::backward::{Wanted, backward};
-use crate::fused::forward::forward;
-use crate::fused::{Plan, Stages};
+use crate::gemm::factor::Factor;
 use crate::mat::{MatMut, MatRef};
+use crate::program::{Program, Side};
+use crate::run::source::Source;
+use crate::run::{Network, Wanted, backward, forward, record_len};
 use crate::weights::Affine;
 use gradients::{AffineName, Gradients, Parameter};
+use std::sync::Arc;
 
 /// A network or a part of one: [`crate::Linear`], [`crate::Block`] or [`crate::Stack`]. (Sealed: the kernels know these three.)
 ///
@@ -23,7 +25,7 @@ use gradients::{AffineName, Gradients, Parameter};
 /// has a `backward`: a forward that saved nothing cannot be differentiated, because there is nothing to call.
 ///
 /// Results are the same bits for any [`Context`] and any batch that a row comes in.
-pub trait Layer: Stages + Sized {
+pub trait Layer: Compiled + Sized {
     /// Features of an input row.
     fn inputs(&self) -> usize;
 
@@ -62,7 +64,7 @@ pub trait Layer: Stages + Sized {
     /// the workspace. `y` is then untouched.
     fn infer(&self, ctx: &Context, ws: &mut Workspace, x: MatRef<'_>, y: MatMut<'_>) -> Result<(), Error> {
         check(self, x, &y)?;
-        forward(ctx, ws, self, x, None, y, false).map(|_| ())
+        forward(ctx, ws, network(self)?, (x, None), y, None).map(|_| ())
     }
 
     /// y = f(x), keeping in `ws` what backward needs. x: `n x inputs`, y: `n x outputs`; any strides, any n, 0 included. The
@@ -79,14 +81,57 @@ pub trait Layer: Stages + Sized {
         y: MatMut<'_>,
     ) -> Result<Pass<'a, Self>, Error> {
         check(self, x, &y)?;
-        let plan = forward(ctx, ws, self, x, None, y, true)?;
-        Ok(Pass { layer: self, ws, ctx: *ctx, plan, rows: x.rows() })
+        let block_rows = record(ctx, ws, network(self)?, (x, None), y)?;
+        Ok(Pass { layer: self, ws, ctx: *ctx, block_rows, rows: x.rows() })
     }
 }
 
 fn check<L: Layer>(layer: &L, x: MatRef<'_>, y: &MatMut<'_>) -> Result<(), Error> {
     expect_shape("x", (x.rows(), layer.inputs()), x.shape())?;
     expect_shape("y", (x.rows(), layer.outputs()), y.shape())
+}
+
+/// What the engine runs: the program of a network, compiled when it is made.
+#[allow(unreachable_pub, missing_docs, reason = "seals the public trait `Layer`: nameable by nobody outside")]
+pub trait Compiled: Sync {
+    fn program(&self) -> &Arc<Program>;
+}
+
+impl<L: Layer> Source for L {
+    fn factor(&self, affine: usize, side: Side) -> Factor<'_> {
+        let weights = self.affine(affine).map(|map| map.weights().view());
+        let weights = weights.unwrap_or_else(|| unreachable!("`network` has seen every affine map"));
+        match side {
+            Side::Forward => Factor::stored(weights),
+            Side::Adjoint => Factor::transposed(weights),
+        }
+    }
+    fn bias(&self, affine: usize) -> Option<&[f32]> {
+        self.affine(affine)?.padded_bias()
+    }
+}
+
+/// A layer for the executor, once its parameters have been seen to have the sizes that it was compiled for: each can be replaced.
+fn network<L: Layer>(layer: &L) -> Result<Network<'_>, Error> {
+    let program = layer.program();
+    program.check(|i| layer.affine(i).map(|map| (map.inputs(), map.outputs())))?;
+    Ok(Network { program, source: layer })
+}
+
+/// A forward pass with its record in the workspace. Says of how many rows the blocks of the record are.
+fn record(
+    ctx: &Context,
+    ws: &mut Workspace,
+    net: Network<'_>,
+    given: (MatRef<'_>, Option<MatRef<'_>>),
+    y: MatMut<'_>,
+) -> Result<usize, Error> {
+    let len = record_len(net.program, given.0.rows(), given.0.cols())?;
+    ws.record.grow(len)?;
+    let mut record = std::mem::take(&mut ws.record);
+    let result = forward(ctx, ws, net, given, y, Some(&mut record.as_mut_slice()[..len]));
+    ws.record = record;
+    result
 }
 
 /// What becomes of the values that parameter gradients hold.
@@ -106,7 +151,7 @@ pub struct Pass<'a, L> {
     layer: &'a L,
     ws: &'a mut Workspace,
     ctx: Context,
-    plan: Plan,
+    block_rows: usize,
     rows: usize,
 }
 
@@ -156,11 +201,19 @@ impl<L: Layer> Pass<'_, L> {
         }
         grads.check("grads", self.layer)?;
         if let Some(norms) = &mut norms {
-            norms.resize(self.layer.len(), 0.0);
+            norms.resize(self.layer.program().parts.len(), 0.0);
         }
         let norms = norms.map(|norms| &mut norms[..]);
         let wanted = Wanted { dx, grads, accumulate: mode == GradMode::Accumulate, norms };
-        backward(&self.ctx, self.ws, self.layer, self.plan, dy, wanted)
+        // The record lies in the workspace: it is taken out for the time of the call.
+        let record = std::mem::take(&mut self.ws.record);
+        let result = network(self.layer).and_then(|net| {
+            let len = record_len(net.program, self.rows, dy.cols())?;
+            let record = (&record.as_slice()[..len], self.block_rows);
+            backward(&self.ctx, self.ws, net, record, dy, wanted)
+        });
+        self.ws.record = record;
+        result
     }
 }
 

@@ -1,14 +1,15 @@
 //! A network: blocks one after the other, between an input and an output projection or alone.
 
-use super::Layer;
 use super::block::{Block, Skip};
 use super::gradients::AffineName;
 use super::init::{Init, Scheme};
 use super::linear::Linear;
+use super::{Compiled, Layer};
 use crate::Activation;
 use crate::error::{Error, expect_shape};
-use crate::fused::{Stage, Stages};
+use crate::program::Program;
 use crate::weights::Affine;
+use std::sync::Arc;
 
 /// What a [`Stack`] is made of. Public fields with good defaults: name those that differ.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -61,6 +62,7 @@ pub struct Stack {
     input: Option<Linear>,
     blocks: Vec<Block>,
     output: Option<Linear>,
+    program: Arc<Program>,
 }
 
 impl Stack {
@@ -80,7 +82,7 @@ impl Stack {
             list.push(Block::with_init(width, hidden, activation, skip, branch_scale, &mut init)?);
         }
         let output = Linear::with_init(width, outputs, Activation::Identity, &mut init)?;
-        Ok(Self { input: Some(input), blocks: list, output: Some(output) })
+        Ok(Self::compile(Some(input), list, Some(output)))
     }
 
     /// From an input projection, blocks (none, perhaps) and an output projection.
@@ -90,7 +92,7 @@ impl Stack {
     pub fn from_layers(input: Linear, blocks: Vec<Block>, output: Linear) -> Result<Self, Error> {
         let width = chain(&blocks, input.outputs())?;
         expect_shape("output", (width, output.outputs()), (output.inputs(), output.outputs()))?;
-        Ok(Self { input: Some(input), blocks, output: Some(output) })
+        Ok(Self::compile(Some(input), blocks, Some(output)))
     }
 
     /// From blocks alone, without projections: at least one.
@@ -100,7 +102,15 @@ impl Stack {
     pub fn from_blocks(blocks: Vec<Block>) -> Result<Self, Error> {
         let none = Error::Setting { operand: "blocks", reason: "a stack without projections needs at least one block" };
         chain(&blocks, blocks.first().ok_or(none)?.inputs())?;
-        Ok(Self { input: None, blocks, output: None })
+        Ok(Self::compile(None, blocks, None))
+    }
+
+    fn compile(input: Option<Linear>, blocks: Vec<Block>, output: Option<Linear>) -> Self {
+        let first = input.iter().flat_map(|layer| layer.program().forms());
+        let inner = blocks.iter().flat_map(|block| block.program().forms());
+        let last = output.iter().flat_map(|layer| layer.program().forms());
+        let program = Program::compile(first.chain(inner).chain(last));
+        Self { input, blocks, output, program }
     }
 
     /// The blocks.
@@ -117,16 +127,9 @@ fn chain(blocks: &[Block], width: usize) -> Result<usize, Error> {
     })
 }
 
-impl Stages for Stack {
-    fn len(&self) -> usize {
-        self.blocks.len() + usize::from(self.input.is_some()) + usize::from(self.output.is_some())
-    }
-    fn stage(&self, index: usize) -> Stage<'_> {
-        match (&self.input, &self.output) {
-            (Some(input), _) if index == 0 => input.stage(0),
-            (_, Some(output)) if index + 1 == self.len() => output.stage(0),
-            (input, _) => self.blocks[index - usize::from(input.is_some())].stage(0),
-        }
+impl Compiled for Stack {
+    fn program(&self) -> &Arc<Program> {
+        &self.program
     }
 }
 
@@ -150,10 +153,10 @@ impl Stack {
 
 impl Layer for Stack {
     fn inputs(&self) -> usize {
-        self.stage(0).inputs()
+        self.program.inputs()
     }
     fn outputs(&self) -> usize {
-        self.stage(self.len() - 1).outputs()
+        self.program.outputs()
     }
     fn affine_count(&self) -> usize {
         2 * self.blocks.len() + usize::from(self.input.is_some()) + usize::from(self.output.is_some())

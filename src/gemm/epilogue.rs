@@ -5,25 +5,91 @@
 //! rolled loop over the tile that was just stored ([`After`]), which is still in L1: one more load and store a vector, beside
 //! the arithmetic.
 
+use super::cells::{In, Out};
+use super::lanes::{load_cells, store_cells};
+use super::panels::{PANEL, PanelMut, PanelRef, panels};
 use crate::Activation;
 use crate::activation::{self, Act, with_act};
-use crate::gemm::cells::{In, Out};
-use crate::gemm::macro_kernel::{load_cells, store_cells};
-use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panels};
+
 use crate::simd::{Isa, Kernel, Simd};
 use std::marker::PhantomData;
 
-/// What a GEMM does with its finished chains, `acc`, and where the result goes.
-pub(crate) enum Epilogue<'a> {
-    /// out = acc: weight gradients, layers without activation and skip.
-    Store { out: Out<'a> },
-    /// out = acc + skip: y = f + x forward, dx = chain + dy backward.
-    AddSkip { out: Out<'a>, skip: In<'a> },
-    /// out = phi(acc) (+ skip), and if wanted slope = phi'(acc), which shares most of its arithmetic with phi.
-    Activate { phi: Activation, slope: Option<Out<'a>>, out: Out<'a>, skip: Option<In<'a>> },
-    /// out = acc * phi'(Z): dZ = (dY W2) * phi'(Z). `known` is what forward kept: phi'(Z), or H for activations whose derivative H
-    /// tells.
-    Derive { phi: Activation, known: In<'a>, out: Out<'a> },
+/// One thing that is done to finished chains, one rounding an operation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Post<V> {
+    /// acc = phi(acc).
+    Act(Activation),
+    /// acc = acc * v.
+    Times(V),
+    /// acc = acc if v > 0, else acc * 0: the slope of ReLU, told from its output.
+    Mask(V),
+    /// acc = acc + v.
+    Add(V),
+}
+
+/// Longest list of [`Post`]s.
+const MOST_POSTS: usize = 3;
+
+/// What a GEMM does with its finished chains, in this order.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Posts<V>([Option<Post<V>>; MOST_POSTS]);
+
+impl<V: Copy> Posts<V> {
+    pub(crate) fn none() -> Self {
+        Self([None; MOST_POSTS])
+    }
+
+    pub(crate) fn add(v: V) -> Self {
+        Self::from_iter([Post::Add(v)])
+    }
+
+    /// The operands, in order.
+    pub(crate) fn operands(&self) -> impl Iterator<Item = V> {
+        self.iter().filter_map(|post| match post {
+            Post::Act(_) => None,
+            Post::Times(v) | Post::Mask(v) | Post::Add(v) => Some(v),
+        })
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Post<V>> {
+        self.0.into_iter().flatten()
+    }
+
+    /// The same list of other operands. What has none any more, because the caller gave none, is left out.
+    #[inline]
+    pub(crate) fn map<T: Copy>(&self, f: impl Fn(V) -> Option<T>) -> Posts<T> {
+        let mut posts = Posts([None; MOST_POSTS]);
+        for (to, from) in posts.0.iter_mut().zip(&self.0) {
+            *to = match *from {
+                None => None,
+                Some(Post::Act(phi)) => Some(Post::Act(phi)),
+                Some(Post::Times(v)) => f(v).map(Post::Times),
+                Some(Post::Mask(v)) => f(v).map(Post::Mask),
+                Some(Post::Add(v)) => f(v).map(Post::Add),
+            };
+        }
+        posts
+    }
+}
+
+impl<V: Copy> FromIterator<Post<V>> for Posts<V> {
+    /// # Panics
+    /// If there are more than a list holds. Lists are written by parts, not by users.
+    fn from_iter<I: IntoIterator<Item = Post<V>>>(posts: I) -> Self {
+        let mut list = Self::none();
+        for (i, post) in posts.into_iter().enumerate() {
+            list.0[i] = Some(post);
+        }
+        list
+    }
+}
+
+/// What becomes of the finished chains of a GEMM, and where the result goes.
+pub(crate) struct Epilogue<'a> {
+    pub(crate) out: Out<'a>,
+    /// Where phi'(acc) goes, which shares most of its arithmetic with phi. Only beside a list that begins with an activation.
+    pub(crate) slope: Option<Out<'a>>,
+    pub(crate) posts: Posts<In<'a>>,
 }
 
 /// An [`Epilogue`] as kernels take it: an operation compiled into the tile, and a loop after it.
@@ -48,7 +114,7 @@ impl<'a> Finish<'a, Store> {
     /// out = acc
     #[inline(always)]
     pub(crate) fn store(out: Out<'a>) -> Self {
-        Self::new(out, None, After::Nothing)
+        Self::new(out, None, After::NOTHING)
     }
 }
 
@@ -58,42 +124,32 @@ pub(crate) trait WithFinish<'a> {
 }
 
 impl<'a> Epilogue<'a> {
-    /// Columns of the output.
-    pub(crate) fn cols(&self) -> usize {
-        match self {
-            Self::Store { out } | Self::AddSkip { out, .. } | Self::Activate { out, .. } | Self::Derive { out, .. } => {
-                out.cols()
-            }
-        }
+    /// out = acc.
+    pub(crate) fn store(out: Out<'a>) -> Self {
+        Self { out, slope: None, posts: Posts::none() }
     }
 
-    /// Chooses the compiled operation and goes on with it.
+    /// Chooses the compiled operation and goes on with it: short lists that fit the registers of a tile have one of their own, all
+    /// others are applied one by one to the tile in L1.
     pub(crate) fn compile(self, then: impl WithFinish<'a>) {
-        match self {
-            Self::Store { out } => then.with(Finish::<Store>::new(out, None, After::Nothing)),
-            Self::AddSkip { out, skip } => then.with(Finish::<AddSkip>::new(out, Some(skip), After::Nothing)),
-            Self::Activate { phi: Activation::Identity, slope: None, out, skip: None } => {
-                then.with(Finish::<Store>::new(out, None, After::Nothing));
+        let Self { out, slope, posts } = self;
+        match (posts.0, slope) {
+            ([None, None, None], None) => then.with(Finish::<Store>::new(out, None, After::NOTHING)),
+            ([Some(Post::Add(v)), None, None], None) => {
+                then.with(Finish::<AddSkip>::new(out, Some(v), After::NOTHING));
             }
-            Self::Activate { phi: Activation::Identity, slope: None, out, skip: Some(skip) } => {
-                then.with(Finish::<AddSkip>::new(out, Some(skip), After::Nothing));
+            ([Some(Post::Act(Activation::Relu)), None, None], None) => {
+                then.with(Finish::<Relu>::new(out, None, After::NOTHING));
             }
-            Self::Activate { phi: Activation::Relu, slope: None, out, skip: None } => {
-                then.with(Finish::<Relu>::new(out, None, After::Nothing));
+            ([Some(Post::Mask(v)), None, None], None) => {
+                then.with(Finish::<ReluMask>::new(out, Some(v), After::NOTHING));
             }
-            Self::Activate { phi, slope: None, out, skip } => {
-                then.with(Finish::<Store>::new(out, None, After::Activate { phi, to: None, skip }));
+            ([Some(Post::Times(v)), None, None], None) => {
+                then.with(Finish::<Times>::new(out, Some(v), After::NOTHING));
             }
-            Self::Activate { phi, slope: Some(slope), out, skip } => {
-                then.with(Finish::<Store>::new(slope, None, After::Activate { phi, to: Some(out), skip }));
-            }
-            Self::Derive { phi: Activation::Identity, out, .. } => {
-                then.with(Finish::<Store>::new(out, None, After::Nothing));
-            }
-            Self::Derive { phi: Activation::Relu, known, out } => {
-                then.with(Finish::<ReluMask>::new(out, Some(known), After::Nothing));
-            }
-            Self::Derive { known, out, .. } => then.with(Finish::<Times>::new(out, Some(known), After::Nothing)),
+            // Chains wait, and z is stored, where the slope will be: that of a hidden value is in panels, the result perhaps not.
+            (_, Some(slope)) => then.with(Finish::<Store>::new(slope, None, After { posts, to: Some(out) })),
+            (_, None) => then.with(Finish::<Store>::new(out, None, After { posts, to: None })),
         }
     }
 }
@@ -170,14 +226,14 @@ impl Op for Times {
 }
 
 /// What is done to a tile once it is stored, while it is in L1.
-enum After<'a> {
-    Nothing,
-    /// out = phi(out) (+ skip); or with `to`, to = phi(out) (+ skip) and out = phi'(out).
-    Activate {
-        phi: Activation,
-        to: Option<Out<'a>>,
-        skip: Option<In<'a>>,
-    },
+struct After<'a> {
+    posts: Posts<In<'a>>,
+    /// Where the result goes, if the tile itself becomes the slope.
+    to: Option<Out<'a>>,
+}
+
+impl After<'_> {
+    const NOTHING: Self = Self { posts: Posts([None; MOST_POSTS]), to: None };
 }
 
 /// Part of a matrix: some rows of some panels.
@@ -236,7 +292,7 @@ impl<'a, O: Op> Finish<'a, O> {
         } else {
             self.edge::<S, MR, NP>(s, acc);
         }
-        if !matches!(self.target.after, After::Nothing) {
+        if self.target.after.posts.0[0].is_some() {
             s.call(AfterTile { target: &mut self.target });
         }
     }
@@ -285,20 +341,23 @@ impl Kernel for AfterTile<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Target { out, after, range, .. } = self.target;
-        match after {
-            After::Nothing => {}
-            After::Activate { phi, to: Some(to), skip } => {
-                with_act!(*phi, act => both(s, to, out, *range, act));
-                if let Some(skip) = skip {
-                    map(s, to, Some(*skip), *range, Add);
+        let Target { out, after: After { posts, to }, range, .. } = self.target;
+        let mut posts = posts.iter().peekable();
+        let out = match to {
+            None => out,
+            Some(to) => {
+                if let Some(Post::Act(phi)) = posts.next_if(|post| matches!(post, Post::Act(_))) {
+                    with_act!(phi, act => both(s, to, out, *range, act));
                 }
+                to
             }
-            After::Activate { phi, to: None, skip } => {
-                with_act!(*phi, act => map(s, out, None, *range, Value(act)));
-                if let Some(skip) = skip {
-                    map(s, out, Some(*skip), *range, Add);
-                }
+        };
+        for post in posts {
+            match post {
+                Post::Act(phi) => with_act!(phi, act => map(s, out, None, *range, Value(act))),
+                Post::Times(v) => map(s, out, Some(v), *range, Mul),
+                Post::Mask(v) => map(s, out, Some(v), *range, MulMask),
+                Post::Add(v) => map(s, out, Some(v), *range, Add),
             }
         }
     }
@@ -327,6 +386,16 @@ impl Each for Mul {
     #[inline(always)]
     fn each<S: Simd>(self, s: S, a: S::V, b: S::V) -> S::V {
         s.mul(a, b)
+    }
+}
+
+/// a if b > 0, a * 0 elsewhere
+#[derive(Clone, Copy)]
+struct MulMask;
+impl Each for MulMask {
+    #[inline(always)]
+    fn each<S: Simd>(self, s: S, a: S::V, b: S::V) -> S::V {
+        s.mul(a, activation::Relu.grad(s, b))
     }
 }
 
@@ -404,22 +473,24 @@ fn both<S: Simd>(s: S, to: &mut Out<'_>, z: &mut Out<'_>, range: Range, act: imp
     }
 }
 
-/// dz = dz * slope over whole panels: the entry of a layer whose own output was activated.
-pub(crate) fn scale_panels(isa: Isa, slope: PanelRef<'_>, dz: PanelMut<'_>) {
-    let range = Range { row: 0, rows: slope.rows(), panel: 0, panels: panels(slope.cols()) };
-    isa.run(Scale { dz: dz.into(), slope: slope.into(), range });
+/// out = a * b over whole panels.
+pub(crate) fn times(isa: Isa, a: PanelRef<'_>, b: PanelRef<'_>, out: PanelMut<'_>) {
+    let range = Range { row: 0, rows: a.rows(), panel: 0, panels: panels(a.cols()) };
+    let out = out.into_data();
+    out.copy_from_slice(a.data());
+    isa.run(ScalePanels { to: PanelMut::new(out, a.rows(), a.cols()).into(), by: b.into(), range });
 }
 
-struct Scale<'a> {
-    dz: Out<'a>,
-    slope: In<'a>,
+struct ScalePanels<'a> {
+    to: Out<'a>,
+    by: In<'a>,
     range: Range,
 }
 
-impl Kernel for Scale<'_> {
+impl Kernel for ScalePanels<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        map(s, &mut self.dz, Some(self.slope), self.range, Mul);
+        map(s, &mut self.to, Some(self.by), self.range, Mul);
     }
 }

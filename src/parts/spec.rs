@@ -1,0 +1,173 @@
+//! What specifications are written in: numbers of two kinds, and the sums that parts share.
+
+use crate::Activation;
+
+/// A number type that the specification can be read in.
+pub trait Real: Copy + PartialEq + std::fmt::Debug {
+    /// Zero.
+    const ZERO: Self;
+    /// self * a + b, rounded once.
+    fn fma(self, a: Self, b: Self) -> Self;
+    /// self + a.
+    fn add(self, a: Self) -> Self;
+    /// self * a.
+    fn mul(self, a: Self) -> Self;
+    /// phi(self).
+    fn activate(self, phi: Activation) -> Self;
+    /// phi'(self).
+    fn derive(self, phi: Activation) -> Self;
+}
+
+impl Real for f32 {
+    const ZERO: f32 = 0.0;
+    fn fma(self, a: f32, b: f32) -> f32 {
+        self.mul_add(a, b)
+    }
+    fn add(self, a: f32) -> f32 {
+        self + a
+    }
+    fn mul(self, a: f32) -> f32 {
+        self * a
+    }
+    fn activate(self, phi: Activation) -> f32 {
+        phi.value(self)
+    }
+    fn derive(self, phi: Activation) -> f32 {
+        phi.derivative(self)
+    }
+}
+
+const SQRT_2_OVER_PI: f64 = 0.797_884_560_802_865_4;
+
+impl Real for f64 {
+    const ZERO: f64 = 0.0;
+    fn fma(self, a: f64, b: f64) -> f64 {
+        self.mul_add(a, b)
+    }
+    fn add(self, a: f64) -> f64 {
+        self + a
+    }
+    fn mul(self, a: f64) -> f64 {
+        self * a
+    }
+
+    fn activate(self, phi: Activation) -> f64 {
+        let z = if tailed(phi) { self.clamp(-1e3, f64::INFINITY) } else { self };
+        match phi {
+            Activation::Identity => z,
+            Activation::Relu => {
+                if z <= 0.0 {
+                    0.0
+                } else {
+                    z
+                }
+            }
+            Activation::LeakyRelu(slope) => {
+                if z <= 0.0 {
+                    f64::from(slope) * z
+                } else {
+                    z
+                }
+            }
+            // erfc, not 1 + erf: no cancellation for negative z.
+            Activation::Gelu => 0.5 * z * libm::erfc(-z * std::f64::consts::FRAC_1_SQRT_2),
+            // 0.5 (1 + tanh u) = 1 / (1 + e^(-2u)), again without cancellation.
+            Activation::GeluTanh => z * logistic(2.0 * SQRT_2_OVER_PI * (z + 0.044715 * z * z * z)),
+            Activation::Silu => z * logistic(z),
+            Activation::Tanh => libm::tanh(z),
+            Activation::Sigmoid => logistic(z),
+        }
+    }
+
+    fn derive(self, phi: Activation) -> f64 {
+        let z = if tailed(phi) { self.clamp(-1e3, 1e3) } else { self };
+        match phi {
+            Activation::Identity => 1.0,
+            Activation::Relu => {
+                if z > 0.0 {
+                    1.0
+                } else {
+                    0.0
+                }
+            }
+            Activation::LeakyRelu(slope) => {
+                if z > 0.0 {
+                    1.0
+                } else {
+                    f64::from(slope)
+                }
+            }
+            Activation::Gelu => {
+                let density = libm::exp(-0.5 * z * z) / (2.0 * std::f64::consts::PI).sqrt();
+                0.5 * libm::erfc(-z * std::f64::consts::FRAC_1_SQRT_2) + z * density
+            }
+            Activation::GeluTanh => {
+                let w = logistic(2.0 * SQRT_2_OVER_PI * (z + 0.044715 * z * z * z));
+                let slope = 2.0 * SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044715 * z * z);
+                w + z * bell(2.0 * SQRT_2_OVER_PI * (z + 0.044715 * z * z * z)) * slope
+            }
+            Activation::Silu => logistic(z) + z * bell(z),
+            Activation::Tanh => 4.0 * bell(2.0 * z),
+            Activation::Sigmoid => bell(z),
+        }
+    }
+}
+
+/// True for functions that multiply z by a weight which is 0 far to the left: from -1000 on they are at their limit, and infinity
+/// times 0 would be NaN.
+fn tailed(phi: Activation) -> bool {
+    matches!(phi, Activation::Gelu | Activation::GeluTanh | Activation::Silu)
+}
+
+fn logistic(z: f64) -> f64 {
+    1.0 / (1.0 + libm::exp(-z))
+}
+
+/// e^-|z| / (1 + e^-|z|)^2, the derivative of the logistic function.
+fn bell(z: f64) -> f64 {
+    let e = libm::exp(-z.abs());
+    e / ((1.0 + e) * (1.0 + e))
+}
+
+/// g * phi'(z); the identity multiplies by nothing.
+pub(super) fn times_derivative<T: Real>(g: T, z: T, phi: Activation) -> T {
+    if phi == Activation::Identity { g } else { g.mul(z.derive(phi)) }
+}
+
+/// dx = dz W (+ skip): one chain over j, then the skip gradient.
+pub(super) fn input_gradient<T: Real>(
+    (n, k, m): (usize, usize, usize),
+    dz: &[T],
+    w: &[T],
+    skip: Option<&[T]>,
+) -> Vec<T> {
+    let mut dx = vec![T::ZERO; n * k];
+    for r in 0..n {
+        for i in 0..k {
+            let mut g = T::ZERO;
+            for j in 0..m {
+                g = dz[r * m + j].fma(w[j * k + i], g);
+            }
+            dx[r * k + i] = skip.map_or(g, |s| g.add(s[r * k + i]));
+        }
+    }
+    dx
+}
+
+/// dW += dzᵀ x, db += column sums of dz: chains over the batch rows.
+pub(super) fn weight_gradient<T: Real>(
+    (n, k, m): (usize, usize, usize),
+    x: &[T],
+    dz: &[T],
+    dw: &mut [T],
+    db: &mut [T],
+) {
+    for r in 0..n {
+        for j in 0..m {
+            for i in 0..k {
+                dw[j * k + i] = dz[r * m + j].fma(x[r * k + i], dw[j * k + i]);
+            }
+            db[j] = db[j].add(dz[r * m + j]);
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! The program: what a network computes, as data.
+//!
+//! A network is compiled once, when it is made, into a list of parts; each part has the steps of its forward pass, those of its
+//! adjoint, and the sums over the batch that its parameters' gradients are. Steps read and write *values*: matrices with a row for
+//! each row of the batch. A program names values and nothing else; where they lie is a plan's business (`memory`), who runs the
+//! steps on which rows the executor's (`crate::run`).
+//!
+//! ```text
+//!   part 0: forward  x -> [gemm, act] -> h -> [gemm, add x] -> y         row-local steps, depth-first over parts
+//!   part 1: ...                  the input of part 1 is y of part 0
+//!   part 1: backward dy -> [gemm, times slope] -> dz -> [gemm, add dy] -> dx
+//!           sums     dW2 = dyᵀ h, dW1 = dzᵀ x                            over the batch, once rows have been through
+//!   part 0: ...
+//! ```
+//!
+//! Parts are compiled by `crate::parts`: each emits its forward steps and hands over its adjoint, which is emitted once all parts
+//! are there, from the last down. A value of the way forward that some adjoint reads is kept: nobody lists what goes on record.
+
+pub(crate) mod memory;
+
+use crate::Activation;
+use crate::error::Error;
+use crate::gemm::epilogue::{Post, Posts};
+use crate::gemm::panels::{PANEL, panels};
+use crate::parts::Form;
+use std::fmt;
+use std::sync::Arc;
+
+/// A value of a program: a matrix with a row for each row of the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Val(usize);
+
+/// What is known of a value before it has a home.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Value {
+    pub(crate) cols: usize,
+    /// What formulas call it.
+    pub(crate) name: &'static str,
+    /// The part that computes it.
+    pub(crate) part: usize,
+    /// Where it starts in a row block of the record, in floats a row; None if no adjoint reads it.
+    pub(crate) kept: Option<usize>,
+}
+
+impl Value {
+    /// Floats of a row in panels.
+    pub(crate) fn width(&self) -> usize {
+        wide(self.cols)
+    }
+}
+
+/// What the caller gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Port {
+    X,
+    /// An addend of the caller's choosing. A call may do without; whatever adds it then adds nothing.
+    Skip,
+    Dy,
+}
+
+/// Which way round a GEMM reads the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// out = a Wᵀ + b.
+    Forward,
+    /// out = a W.
+    Adjoint,
+}
+
+/// out = posts(a Wᵀ + b), or posts(a W).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GemmStep {
+    pub(crate) a: Val,
+    pub(crate) affine: usize,
+    pub(crate) side: Side,
+    pub(crate) posts: Posts<Val>,
+    /// Where phi'(z) goes, if the first of `posts` is an activation and the forward pass is recorded.
+    pub(crate) slope: Option<Val>,
+    pub(crate) out: Val,
+}
+
+/// A step on some rows of the batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Step {
+    /// out = what the caller gives, in panels.
+    Load {
+        port: Port,
+        out: Val,
+    },
+    Gemm(GemmStep),
+    /// Two GEMMs, the second of which reads what the first writes: by chunks of these columns, each consumed while it is in cache. The
+    /// chains of the second wait in its output meanwhile.
+    Chunks {
+        first: GemmStep,
+        second: GemmStep,
+    },
+    /// out = a ⊙ b.
+    Times {
+        a: Val,
+        b: Val,
+        out: Val,
+    },
+    /// The squared norm of each row, if the caller asks for it: of the gradient of the part's output.
+    Probe {
+        a: Val,
+    },
+}
+
+/// Sums over the batch: dW = bᵀ a, db = column sums of b.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Grad {
+    pub(crate) affine: usize,
+    pub(crate) a: Val,
+    pub(crate) b: Val,
+}
+
+/// A part of a network: a layer or a block.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    pub(crate) form: Form,
+    pub(crate) forward: Vec<Step>,
+    pub(crate) backward: Vec<Step>,
+    pub(crate) grads: Vec<Grad>,
+    /// Multiply-adds of a forward pass, for one row.
+    pub(crate) work: usize,
+    /// Columns that a row block of the part keeps in cache: those of its input, and of the hidden values or the output.
+    pub(crate) width: usize,
+}
+
+/// A compiled network.
+#[allow(unreachable_pub, reason = "seals the public trait `Layer`: nameable by nobody outside")]
+pub struct Program {
+    pub(crate) parts: Vec<Part>,
+    pub(crate) values: Vec<Value>,
+    /// (inputs, outputs) of each affine map.
+    pub(crate) affines: Vec<(usize, usize)>,
+    pub(crate) y: Val,
+    pub(crate) dx: Val,
+    /// Multiply-adds of a forward pass for one row, and of its largest part.
+    pub(crate) work: usize,
+    pub(crate) largest: usize,
+    pub(crate) widest: usize,
+    /// Floats of record for each row, None if that overflows.
+    pub(crate) record_width: Option<usize>,
+}
+
+/// Columns with the padding of their last panel.
+pub(crate) fn wide(cols: usize) -> usize {
+    panels(cols) * PANEL
+}
+
+impl Program {
+    /// The program of some forms, each of which takes what the one before puts out.
+    pub(crate) fn compile(forms: impl IntoIterator<Item = Form>) -> Arc<Self> {
+        let mut builder = Builder::default();
+        let mut y = None;
+        for form in forms {
+            builder.begin(form);
+            let x = y.unwrap_or_else(|| builder.load(Port::X, form.inputs()));
+            y = Some(form.emit(&mut builder, x));
+        }
+        Arc::new(builder.finish(y))
+    }
+
+    /// The forms that it was compiled from.
+    pub(crate) fn forms(&self) -> impl Iterator<Item = Form> {
+        self.parts.iter().map(|part| part.form)
+    }
+
+    /// Columns of x.
+    pub(crate) fn inputs(&self) -> usize {
+        self.values.first().map_or(0, |x| x.cols)
+    }
+
+    /// Columns of y.
+    pub(crate) fn outputs(&self) -> usize {
+        self.value(self.y).cols
+    }
+
+    #[inline]
+    pub(crate) fn value(&self, val: Val) -> &Value {
+        &self.values[val.0]
+    }
+
+    /// Every value, with its number.
+    pub(crate) fn vals(&self) -> impl Iterator<Item = (Val, &Value)> {
+        self.values.iter().enumerate().map(|(i, value)| (Val(i), value))
+    }
+
+    /// That the weights handed to a call are those that the program was compiled for: parameters can be replaced one by one.
+    pub(crate) fn check(&self, shape: impl Fn(usize) -> Option<(usize, usize)>) -> Result<(), Error> {
+        for (i, &(inputs, outputs)) in self.affines.iter().enumerate() {
+            let found = shape(i).unwrap_or((0, 0));
+            if found != (inputs, outputs) {
+                let expected = (outputs, inputs);
+                return Err(Error::Shape { operand: "weights", expected, found: (found.1, found.0) });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Program({} parts, {} values)", self.parts.len(), self.values.len())
+    }
+}
+
+impl Step {
+    /// Calls `f` with each value that is read, and whether it is written.
+    pub(crate) fn vals(&self, mut f: impl FnMut(Val, bool)) {
+        let mut gemm = |g: &GemmStep| {
+            f(g.a, false);
+            g.posts.operands().for_each(|v| f(v, false));
+            g.slope.into_iter().chain([g.out]).for_each(|v| f(v, true));
+        };
+        match self {
+            Step::Gemm(g) => gemm(g),
+            Step::Chunks { first, second } => {
+                gemm(first);
+                gemm(second);
+            }
+            Step::Load { out, .. } => f(*out, true),
+            Step::Times { a, b, out } => {
+                f(*a, false);
+                f(*b, false);
+                f(*out, true);
+            }
+            Step::Probe { a } => f(*a, false),
+        }
+    }
+}
+
+/// The adjoint of a part: from the gradient of its output to that of its input.
+type Adjoint = Box<dyn FnOnce(&mut Builder, Val) -> Val>;
+
+/// A program in the making.
+#[derive(Default)]
+pub(crate) struct Builder {
+    parts: Vec<Part>,
+    values: Vec<Value>,
+    affines: Vec<(usize, usize)>,
+    adjoints: Vec<Adjoint>,
+    /// The part whose steps are being emitted, and whether those of its adjoint.
+    part: usize,
+    backward: bool,
+}
+
+impl Builder {
+    fn begin(&mut self, form: Form) {
+        self.part = self.parts.len();
+        let (forward, backward, grads) = (Vec::new(), Vec::new(), Vec::new());
+        self.parts.push(Part { form, forward, backward, grads, work: 0, width: form.inputs() });
+    }
+
+    /// A value of `cols` columns.
+    pub(crate) fn value(&mut self, name: &'static str, cols: usize) -> Val {
+        self.values.push(Value { cols, name, part: self.part, kept: None });
+        Val(self.values.len() - 1)
+    }
+
+    /// The next affine map of the network.
+    pub(crate) fn affine(&mut self, inputs: usize, outputs: usize) -> usize {
+        let part = &mut self.parts[self.part];
+        part.work = part.work.saturating_add(inputs.saturating_mul(outputs));
+        // What a row block has in cache beside the input: what the first map puts out.
+        if part.width == inputs && part.work == inputs.saturating_mul(outputs) {
+            part.width = inputs.saturating_add(outputs);
+        }
+        self.affines.push((inputs, outputs));
+        self.affines.len() - 1
+    }
+
+    /// What the caller gives at `port`.
+    pub(crate) fn load(&mut self, port: Port, cols: usize) -> Val {
+        let name = match port {
+            Port::X => "x",
+            Port::Skip => "skip",
+            Port::Dy => "dy",
+        };
+        let out = self.value(name, cols);
+        self.step(Step::Load { port, out });
+        out
+    }
+
+    pub(crate) fn step(&mut self, step: Step) {
+        let part = &mut self.parts[self.part];
+        if self.backward { part.backward.push(step) } else { part.forward.push(step) }
+    }
+
+    /// The gradient of an affine map.
+    pub(crate) fn grad(&mut self, affine: usize, a: Val, b: Val) {
+        self.parts[self.part].grads.push(Grad { affine, a, b });
+    }
+
+    /// Leaves the adjoint of the part at hand.
+    pub(crate) fn adjoint(&mut self, adjoint: impl FnOnce(&mut Builder, Val) -> Val + 'static) {
+        self.adjoints.push(Box::new(adjoint));
+    }
+
+    fn finish(mut self, y: Option<Val>) -> Program {
+        let y = y.unwrap_or(Val(0));
+        let forward_values = self.values.len();
+        self.backward = true;
+        self.part = self.parts.len().saturating_sub(1);
+        let outputs = self.values.get(y.0).map_or(0, |v| v.cols);
+        let mut dy = self.load(Port::Dy, outputs);
+        for (part, adjoint) in std::mem::take(&mut self.adjoints).into_iter().enumerate().rev() {
+            self.part = part;
+            self.step(Step::Probe { a: dy });
+            dy = adjoint(&mut self, dy);
+        }
+        let Self { parts, mut values, affines, .. } = self;
+        let mut read = vec![false; values.len()];
+        for part in &parts {
+            part.backward.iter().for_each(|step| step.vals(|v, written| read[v.0] |= !written));
+            part.grads.iter().for_each(|g| [g.a, g.b].iter().for_each(|v| read[v.0] = true));
+        }
+        let mut record = Some(0usize);
+        for (value, _) in values[..forward_values].iter_mut().zip(&read).filter(|(_, read)| **read) {
+            value.kept = record;
+            record = record.and_then(|at| at.checked_add(value.width()));
+        }
+        let most = |f: fn(&Part) -> usize| parts.iter().map(f).max().unwrap_or(0);
+        Program {
+            work: parts.iter().map(|p| p.work).fold(0, usize::saturating_add),
+            largest: most(|p| p.work),
+            widest: most(|p| p.width),
+            record_width: record,
+            y,
+            dx: dy,
+            parts,
+            values,
+            affines,
+        }
+    }
+}
+
+/// `posts` of an activation, if it is one, and of what is added after it.
+pub(crate) fn activate(phi: Activation, skip: Option<Val>) -> Posts<Val> {
+    let act = (phi != Activation::Identity).then_some(Post::Act(phi));
+    Posts::from_iter(act.into_iter().chain(skip.map(Post::Add)))
+}
