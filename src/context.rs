@@ -93,20 +93,6 @@ impl Workspace {
     pub fn new() -> Self {
         Self::default()
     }
-
-    /// A scratch for each of `threads` threads, with room for `pack` floats, and for `local` in the first `with_local` of them.
-    pub(crate) fn grow_scratch(
-        &mut self,
-        threads: usize,
-        (with_local, local): (usize, usize),
-        pack: usize,
-    ) -> Result<(), Error> {
-        if self.scratch.len() < threads {
-            self.scratch.resize_with(threads, Scratch::default);
-        }
-        self.scratch[..threads].iter_mut().try_for_each(|scratch| scratch.pack.grow(pack))?;
-        self.scratch[..with_local].iter_mut().try_for_each(|scratch| scratch.local.grow(local))
-    }
 }
 
 /// What one thread has for itself.
@@ -116,4 +102,18 @@ pub(crate) struct Scratch {
     pub(crate) local: Buffer,
     /// Weights put straight.
     pub(crate) pack: Buffer,
+}
+
+/// A scratch for each of `threads` threads, with room for `pack` floats, and for `local` in the first `with_local` of them.
+pub(crate) fn grow_scratch(
+    all: &mut Vec<Scratch>,
+    threads: usize,
+    (with_local, local): (usize, usize),
+    pack: usize,
+) -> Result<(), Error> {
+    if all.len() < threads {
+        all.resize_with(threads, Scratch::default);
+    }
+    all[..threads].iter_mut().try_for_each(|scratch| scratch.pack.grow(pack))?;
+    all[..with_local].iter_mut().try_for_each(|scratch| scratch.local.grow(local))
 }

@@ -27,69 +27,25 @@ pub(crate) enum Post<V> {
     Add(V),
 }
 
-/// Longest list of [`Post`]s.
-const MOST_POSTS: usize = 3;
-
-/// What a GEMM does with its finished chains, in this order.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Posts<V>([Option<Post<V>>; MOST_POSTS]);
-
-impl<V: Copy> Posts<V> {
-    pub(crate) fn none() -> Self {
-        Self([None; MOST_POSTS])
-    }
-
-    pub(crate) fn add(v: V) -> Self {
-        Self::from_iter([Post::Add(v)])
-    }
-
-    /// The operands, in order.
-    pub(crate) fn operands(&self) -> impl Iterator<Item = V> {
-        self.iter().filter_map(|post| match post {
-            Post::Act(_) => None,
-            Post::Times(v) | Post::Mask(v) | Post::Add(v) => Some(v),
-        })
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Post<V>> {
-        self.0.into_iter().flatten()
-    }
-
-    /// The same list of other operands. What has none any more, because the caller gave none, is left out.
+impl<V> Post<V> {
+    /// The same with another operand; None if it has none.
     #[inline]
-    pub(crate) fn map<T: Copy>(&self, f: impl Fn(V) -> Option<T>) -> Posts<T> {
-        let mut posts = Posts([None; MOST_POSTS]);
-        for (to, from) in posts.0.iter_mut().zip(&self.0) {
-            *to = match *from {
-                None => None,
-                Some(Post::Act(phi)) => Some(Post::Act(phi)),
-                Some(Post::Times(v)) => f(v).map(Post::Times),
-                Some(Post::Mask(v)) => f(v).map(Post::Mask),
-                Some(Post::Add(v)) => f(v).map(Post::Add),
-            };
+    pub(crate) fn map<T>(self, f: impl FnOnce(V) -> Option<T>) -> Option<Post<T>> {
+        match self {
+            Post::Act(phi) => Some(Post::Act(phi)),
+            Post::Times(v) => f(v).map(Post::Times),
+            Post::Mask(v) => f(v).map(Post::Mask),
+            Post::Add(v) => f(v).map(Post::Add),
         }
-        posts
     }
 }
 
-impl<V: Copy> FromIterator<Post<V>> for Posts<V> {
-    /// # Panics
-    /// If there are more than a list holds. Lists are written by parts, not by users.
-    fn from_iter<I: IntoIterator<Item = Post<V>>>(posts: I) -> Self {
-        let mut list = Self::none();
-        for (i, post) in posts.into_iter().enumerate() {
-            list.0[i] = Some(post);
-        }
-        list
-    }
-}
-
-/// What becomes of the finished chains of a GEMM, and where the result goes.
+/// What becomes of the finished chains of a GEMM, in this order, and where the result goes.
 pub(crate) struct Epilogue<'a> {
     pub(crate) out: Out<'a>,
     /// Where phi'(acc) goes, which shares most of its arithmetic with phi. Only beside a list that begins with an activation.
     pub(crate) slope: Option<Out<'a>>,
-    pub(crate) posts: Posts<In<'a>>,
+    pub(crate) posts: &'a [Post<In<'a>>],
 }
 
 /// An [`Epilogue`] as kernels take it: an operation compiled into the tile, and a loop after it.
@@ -126,27 +82,19 @@ pub(crate) trait WithFinish<'a> {
 impl<'a> Epilogue<'a> {
     /// out = acc.
     pub(crate) fn store(out: Out<'a>) -> Self {
-        Self { out, slope: None, posts: Posts::none() }
+        Self { out, slope: None, posts: &[] }
     }
 
     /// Chooses the compiled operation and goes on with it: short lists that fit the registers of a tile have one of their own, all
     /// others are applied one by one to the tile in L1.
     pub(crate) fn compile(self, then: impl WithFinish<'a>) {
         let Self { out, slope, posts } = self;
-        match (posts.0, slope) {
-            ([None, None, None], None) => then.with(Finish::<Store>::new(out, None, After::NOTHING)),
-            ([Some(Post::Add(v)), None, None], None) => {
-                then.with(Finish::<AddSkip>::new(out, Some(v), After::NOTHING));
-            }
-            ([Some(Post::Act(Activation::Relu)), None, None], None) => {
-                then.with(Finish::<Relu>::new(out, None, After::NOTHING));
-            }
-            ([Some(Post::Mask(v)), None, None], None) => {
-                then.with(Finish::<ReluMask>::new(out, Some(v), After::NOTHING));
-            }
-            ([Some(Post::Times(v)), None, None], None) => {
-                then.with(Finish::<Times>::new(out, Some(v), After::NOTHING));
-            }
+        match (posts, slope) {
+            ([], None) => then.with(Finish::<Store>::new(out, None, After::NOTHING)),
+            (&[Post::Add(v)], None) => then.with(Finish::<AddSkip>::new(out, Some(v), After::NOTHING)),
+            ([Post::Act(Activation::Relu)], None) => then.with(Finish::<Relu>::new(out, None, After::NOTHING)),
+            (&[Post::Mask(v)], None) => then.with(Finish::<ReluMask>::new(out, Some(v), After::NOTHING)),
+            (&[Post::Times(v)], None) => then.with(Finish::<Times>::new(out, Some(v), After::NOTHING)),
             // Chains wait, and z is stored, where the slope will be: that of a hidden value is in panels, the result perhaps not.
             (_, Some(slope)) => then.with(Finish::<Store>::new(slope, None, After { posts, to: Some(out) })),
             (_, None) => then.with(Finish::<Store>::new(out, None, After { posts, to: None })),
@@ -227,13 +175,13 @@ impl Op for Times {
 
 /// What is done to a tile once it is stored, while it is in L1.
 struct After<'a> {
-    posts: Posts<In<'a>>,
+    posts: &'a [Post<In<'a>>],
     /// Where the result goes, if the tile itself becomes the slope.
     to: Option<Out<'a>>,
 }
 
 impl After<'_> {
-    const NOTHING: Self = Self { posts: Posts([None; MOST_POSTS]), to: None };
+    const NOTHING: Self = Self { posts: &[], to: None };
 }
 
 /// Part of a matrix: some rows of some panels.
@@ -292,7 +240,7 @@ impl<'a, O: Op> Finish<'a, O> {
         } else {
             self.edge::<S, MR, NP>(s, acc);
         }
-        if self.target.after.posts.0[0].is_some() {
+        if !self.target.after.posts.is_empty() {
             s.call(AfterTile { target: &mut self.target });
         }
     }
@@ -342,18 +290,15 @@ impl Kernel for AfterTile<'_, '_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Target { out, after: After { posts, to }, range, .. } = self.target;
-        let mut posts = posts.iter().peekable();
-        let out = match to {
-            None => out,
-            Some(to) => {
-                if let Some(Post::Act(phi)) = posts.next_if(|post| matches!(post, Post::Act(_))) {
-                    with_act!(phi, act => both(s, to, out, *range, act));
-                }
-                to
+        let (out, posts) = match (to, *posts) {
+            (Some(to), [Post::Act(phi), posts @ ..]) => {
+                with_act!(*phi, act => both(s, to, out, *range, act));
+                (to, posts)
             }
+            (_, posts) => (out, posts),
         };
         for post in posts {
-            match post {
+            match *post {
                 Post::Act(phi) => with_act!(phi, act => map(s, out, None, *range, Value(act))),
                 Post::Times(v) => map(s, out, Some(v), *range, Mul),
                 Post::Mask(v) => map(s, out, Some(v), *range, MulMask),

@@ -3,8 +3,8 @@
 use super::linear::linear;
 use super::spec::{Real, input_gradient, times_derivative, weight_gradient};
 use crate::Activation;
-use crate::gemm::epilogue::{Post, Posts};
-use crate::program::{Builder, GemmStep, Side, Step, Val, activate};
+use crate::gemm::epilogue::Post;
+use crate::program::{Builder, GemmStep, Posts, Side, Step, Val};
 
 /// y = phi(x W1ᵀ + b1) W2ᵀ + b2 (+ x).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,19 +27,19 @@ impl Block {
         let (h, y) = (b.value("h", hidden), b.value("y", outputs));
         let gemm = |a, affine, side, posts, slope, out| GemmStep { a, affine, side, posts, slope, out };
         b.step(Step::Chunks {
-            first: gemm(x, w1, Side::Forward, activate(phi, None), slope, h),
-            second: gemm(h, w2, Side::Forward, activate(Activation::Identity, skip.then_some(x)), None, y),
+            first: gemm(x, w1, Side::Forward, Posts::new(phi, None), slope, h),
+            second: gemm(h, w2, Side::Forward, Posts::new(Activation::Identity, skip.then_some(x)), None, y),
         });
 
         b.adjoint(move |b, dy| {
             // B1 dz = (dy W2) * phi'(z), B2 dx = dz W1 (+ dy); then B3, B4.
             let (dz, dx) = (b.value("dz", hidden), b.value("dx", inputs));
             let derive = match (phi, slope) {
-                (Activation::Identity, _) => Posts::none(),
+                (Activation::Identity, _) => Posts::default(),
                 (_, Some(slope)) => Posts::from_iter([Post::Times(slope)]),
                 (_, None) => Posts::from_iter([Post::Mask(h)]),
             };
-            let dy_skip = if skip { Posts::add(dy) } else { Posts::none() };
+            let dy_skip = Posts::new(Activation::Identity, skip.then_some(dy));
             b.step(Step::Chunks {
                 first: gemm(dy, w2, Side::Adjoint, derive, None, dz),
                 second: gemm(dz, w1, Side::Adjoint, dy_skip, None, dx),

@@ -2,8 +2,7 @@
 
 use super::spec::{Real, input_gradient, times_derivative, weight_gradient};
 use crate::Activation;
-use crate::gemm::epilogue::Posts;
-use crate::program::{Builder, GemmStep, Port, Side, Step, Val, activate};
+use crate::program::{Builder, GemmStep, Port, Posts, Side, Step, Val};
 
 /// y = phi(x Wᵀ + b) (+ x).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,7 +26,7 @@ impl Linear {
             a: x,
             affine,
             side: Side::Forward,
-            posts: activate(phi, Some(addend)),
+            posts: Posts::new(phi, Some(addend)),
             slope,
             out: y,
         }));
@@ -39,7 +38,7 @@ impl Linear {
                 dz
             });
             let dx = b.value("dx", inputs);
-            let posts = if skip { Posts::add(dy) } else { Posts::none() };
+            let posts = Posts::new(Activation::Identity, skip.then_some(dy));
             b.step(Step::Gemm(GemmStep { a: dz, affine, side: Side::Adjoint, posts, slope: None, out: dx }));
             b.grad(affine, x, dz);
             dx

@@ -8,7 +8,7 @@
 //! the group). Values whose moments do not meet may share a place. Values are numbered in the order in which they are first written,
 //! so one pass over them is enough: each takes the lowest gap that is free from its first moment on.
 
-use super::{Part, Port, Program, Step, Val};
+use super::{Part, Port, Program, Step, Use, Val};
 use std::ops::Range;
 
 /// Where a value lives.
@@ -67,6 +67,7 @@ pub(crate) struct ForwardUse {
 }
 
 impl Memory {
+    #[inline]
     pub(crate) fn home(&self, val: Val) -> Home {
         self.homes[val.0]
     }
@@ -77,7 +78,7 @@ impl Memory {
         self.begin(program);
         let steps = || program.parts.iter().flat_map(|part| &part.forward);
         for (moment, step) in steps().enumerate() {
-            step.vals(|val, written| self.live(val, moment, written));
+            step.operands(|val, of| self.live(val, moment, of));
         }
         for (val, value) in program.vals() {
             self.homes[val.0] = match (value.kept, self.lives[val.0].read) {
@@ -103,12 +104,17 @@ impl Memory {
     }
 
     /// Plans a backward pass whose parts are taken in `groups`, from the last one down. None if a size overflows.
-    pub(crate) fn backward(&mut self, program: &Program, groups: &[Range<usize>], dx_wanted: bool) -> Option<()> {
+    pub(crate) fn backward(
+        &mut self,
+        program: &Program,
+        groups: impl Iterator<Item = Range<usize>>,
+        dx_wanted: bool,
+    ) -> Option<()> {
         self.begin(program);
-        for (moment, group) in groups.iter().enumerate() {
-            for Part { backward, grads, .. } in program.parts[group.clone()].iter().rev() {
-                backward.iter().for_each(|step| step.vals(|val, written| self.live(val, moment, written)));
-                grads.iter().for_each(|g| [g.a, g.b].iter().for_each(|&val| self.live(val, moment, false)));
+        for (moment, group) in groups.enumerate() {
+            for Part { backward, grads, .. } in program.parts[group].iter().rev() {
+                backward.iter().for_each(|step| step.operands(|val, of| self.live(val, moment, of)));
+                grads.iter().for_each(|g| [g.a, g.b].iter().for_each(|&val| self.live(val, moment, Use::Read)));
             }
         }
         for (val, value) in program.vals() {
@@ -138,10 +144,10 @@ impl Memory {
         self.local_width = 0;
     }
 
-    fn live(&mut self, val: Val, moment: usize, written: bool) {
+    fn live(&mut self, val: Val, moment: usize, of: Use) {
         let life = &mut self.lives[val.0];
         (life.first, life.last) = (life.first.min(moment), life.last.max(moment));
-        life.read |= !written;
+        life.read |= of == Use::Read;
     }
 
     /// Gives each value that is to be in local memory the lowest gap that is free as long as it lives.

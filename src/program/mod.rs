@@ -16,11 +16,12 @@
 //! Parts are compiled by `crate::parts`: each emits its forward steps and hands over its adjoint, which is emitted once all parts
 //! are there, from the last down. A value of the way forward that some adjoint reads is kept: nobody lists what goes on record.
 
+pub(crate) mod lower;
 pub(crate) mod memory;
 
 use crate::Activation;
 use crate::error::Error;
-use crate::gemm::epilogue::{Post, Posts};
+use crate::gemm::epilogue::Post;
 use crate::gemm::panels::{PANEL, panels};
 use crate::parts::Form;
 use std::fmt;
@@ -67,43 +68,140 @@ pub(crate) enum Side {
     Adjoint,
 }
 
-/// out = posts(a Wᵀ + b), or posts(a W).
+/// Longest list of [`Post`]s.
+pub(crate) const MOST_POSTS: usize = 3;
+
+/// What a GEMM does with its finished chains, in this order.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct GemmStep {
-    pub(crate) a: Val,
-    pub(crate) affine: usize,
-    pub(crate) side: Side,
-    pub(crate) posts: Posts<Val>,
-    /// Where phi'(z) goes, if the first of `posts` is an activation and the forward pass is recorded.
-    pub(crate) slope: Option<Val>,
-    pub(crate) out: Val,
+pub(crate) struct Posts<V>([Option<Post<V>>; MOST_POSTS]);
+
+impl Posts<Val> {
+    /// phi, unless it is the identity, and then what is added.
+    pub(crate) fn new(phi: Activation, addend: Option<Val>) -> Self {
+        let act = (phi != Activation::Identity).then_some(Post::Act(phi));
+        act.into_iter().chain(addend.map(Post::Add)).collect()
+    }
 }
 
-/// A step on some rows of the batch.
+impl<V: Copy> Posts<V> {
+    /// The list.
+    #[inline]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Post<V>> {
+        self.0.into_iter().map_while(|post| post)
+    }
+
+    /// The same list of other operands; what has none is left out.
+    fn map<T: Copy>(&self, f: &mut impl FnMut(V) -> Option<T>) -> Posts<T> {
+        self.iter().filter_map(|post| post.map(&mut *f)).collect()
+    }
+}
+
+impl<V: Copy> Default for Posts<V> {
+    fn default() -> Self {
+        Self([None; MOST_POSTS])
+    }
+}
+
+impl<V: Copy> FromIterator<Post<V>> for Posts<V> {
+    /// # Panics
+    /// If there are more than a list holds. Lists are written by parts, not by users.
+    fn from_iter<I: IntoIterator<Item = Post<V>>>(posts: I) -> Self {
+        let mut list = Self::default();
+        for (i, post) in posts.into_iter().enumerate() {
+            list.0[i] = Some(post);
+        }
+        list
+    }
+}
+
+/// out = posts(a Wᵀ + b), or posts(a W).
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Step {
+pub(crate) struct GemmStep<V> {
+    pub(crate) a: V,
+    pub(crate) affine: usize,
+    pub(crate) side: Side,
+    pub(crate) posts: Posts<V>,
+    /// Where phi'(z) goes, if the first of `posts` is an activation and the forward pass is recorded.
+    pub(crate) slope: Option<V>,
+    pub(crate) out: V,
+}
+
+/// A step on some rows of the batch: of values (`V` = [`Val`]), or of the places that a plan has given them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Step<V> {
     /// out = what the caller gives, in panels.
     Load {
         port: Port,
-        out: Val,
+        out: V,
     },
-    Gemm(GemmStep),
+    Gemm(GemmStep<V>),
     /// Two GEMMs, the second of which reads what the first writes: by chunks of these columns, each consumed while it is in cache. The
     /// chains of the second wait in its output meanwhile.
     Chunks {
-        first: GemmStep,
-        second: GemmStep,
+        first: GemmStep<V>,
+        second: GemmStep<V>,
     },
     /// out = a ⊙ b.
     Times {
-        a: Val,
-        b: Val,
-        out: Val,
+        a: V,
+        b: V,
+        out: V,
     },
-    /// The squared norm of each row, if the caller asks for it: of the gradient of the part's output.
+    /// The squared norm of each row, if the caller asks for it: of the gradient of the output of part number `part`.
     Probe {
-        a: Val,
+        part: usize,
+        a: V,
     },
+}
+
+/// What a step does with a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    Read,
+    Write,
+}
+
+impl<V: Copy> GemmStep<V> {
+    fn map<T: Copy>(&self, f: &mut impl FnMut(V, Use) -> Option<T>) -> Option<GemmStep<T>> {
+        Some(GemmStep {
+            a: f(self.a, Use::Read)?,
+            affine: self.affine,
+            side: self.side,
+            posts: self.posts.map(&mut |v| f(v, Use::Read)),
+            slope: self.slope.and_then(|v| f(v, Use::Write)),
+            out: f(self.out, Use::Write)?,
+        })
+    }
+}
+
+impl<V: Copy> Step<V> {
+    /// The same step of other operands. None where an operand is None that it cannot do without: of a list of posts it leaves out what
+    /// has none, and of two GEMMs that go by chunks the second may go.
+    pub(crate) fn map<T: Copy>(&self, mut f: impl FnMut(V, Use) -> Option<T>) -> Option<Step<T>> {
+        Some(match self {
+            Step::Load { port, out } => Step::Load { port: *port, out: f(*out, Use::Write)? },
+            Step::Gemm(g) => Step::Gemm(g.map(&mut f)?),
+            Step::Chunks { first, second } => {
+                let first = first.map(&mut f)?;
+                match second.map(&mut f) {
+                    Some(second) => Step::Chunks { first, second },
+                    None => Step::Gemm(first),
+                }
+            }
+            Step::Times { a, b, out } => {
+                Step::Times { a: f(*a, Use::Read)?, b: f(*b, Use::Read)?, out: f(*out, Use::Write)? }
+            }
+            Step::Probe { part, a } => Step::Probe { part: *part, a: f(*a, Use::Read)? },
+        })
+    }
+
+    /// Calls `f` with each operand.
+    pub(crate) fn operands(&self, mut f: impl FnMut(V, Use)) {
+        self.map(|v, of| {
+            f(v, of);
+            Some(v)
+        });
+    }
 }
 
 /// Sums over the batch: dW = bᵀ a, db = column sums of b.
@@ -118,8 +216,8 @@ pub(crate) struct Grad {
 #[derive(Debug, Clone)]
 pub(crate) struct Part {
     pub(crate) form: Form,
-    pub(crate) forward: Vec<Step>,
-    pub(crate) backward: Vec<Step>,
+    pub(crate) forward: Vec<Step<Val>>,
+    pub(crate) backward: Vec<Step<Val>>,
     pub(crate) grads: Vec<Grad>,
     /// Multiply-adds of a forward pass, for one row.
     pub(crate) work: usize,
@@ -206,31 +304,6 @@ impl fmt::Debug for Program {
     }
 }
 
-impl Step {
-    /// Calls `f` with each value that is read, and whether it is written.
-    pub(crate) fn vals(&self, mut f: impl FnMut(Val, bool)) {
-        let mut gemm = |g: &GemmStep| {
-            f(g.a, false);
-            g.posts.operands().for_each(|v| f(v, false));
-            g.slope.into_iter().chain([g.out]).for_each(|v| f(v, true));
-        };
-        match self {
-            Step::Gemm(g) => gemm(g),
-            Step::Chunks { first, second } => {
-                gemm(first);
-                gemm(second);
-            }
-            Step::Load { out, .. } => f(*out, true),
-            Step::Times { a, b, out } => {
-                f(*a, false);
-                f(*b, false);
-                f(*out, true);
-            }
-            Step::Probe { a } => f(*a, false),
-        }
-    }
-}
-
 /// The adjoint of a part: from the gradient of its output to that of its input.
 type Adjoint = Box<dyn FnOnce(&mut Builder, Val) -> Val>;
 
@@ -283,7 +356,7 @@ impl Builder {
         out
     }
 
-    pub(crate) fn step(&mut self, step: Step) {
+    pub(crate) fn step(&mut self, step: Step<Val>) {
         let part = &mut self.parts[self.part];
         if self.backward { part.backward.push(step) } else { part.forward.push(step) }
     }
@@ -307,13 +380,13 @@ impl Builder {
         let mut dy = self.load(Port::Dy, outputs);
         for (part, adjoint) in std::mem::take(&mut self.adjoints).into_iter().enumerate().rev() {
             self.part = part;
-            self.step(Step::Probe { a: dy });
+            self.step(Step::Probe { part, a: dy });
             dy = adjoint(&mut self, dy);
         }
         let Self { parts, mut values, affines, .. } = self;
         let mut read = vec![false; values.len()];
         for part in &parts {
-            part.backward.iter().for_each(|step| step.vals(|v, written| read[v.0] |= !written));
+            part.backward.iter().for_each(|step| step.operands(|v, of| read[v.0] |= of == Use::Read));
             part.grads.iter().for_each(|g| [g.a, g.b].iter().for_each(|v| read[v.0] = true));
         }
         let mut record = Some(0usize);
@@ -334,10 +407,4 @@ impl Builder {
             affines,
         }
     }
-}
-
-/// `posts` of an activation, if it is one, and of what is added after it.
-pub(crate) fn activate(phi: Activation, skip: Option<Val>) -> Posts<Val> {
-    let act = (phi != Activation::Identity).then_some(Post::Act(phi));
-    Posts::from_iter(act.into_iter().chain(skip.map(Post::Add)))
 }

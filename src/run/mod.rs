@@ -21,7 +21,7 @@ pub(crate) mod plan;
 mod rows;
 pub(crate) mod source;
 
-use crate::context::{Context, Scratch, Workspace};
+use crate::context::{Context, Scratch, Workspace, grow_scratch};
 use crate::error::Error;
 use crate::gemm::driver::for_each;
 use crate::gemm::macro_kernel::PACK;
@@ -61,8 +61,8 @@ pub(crate) fn forward(
 ) -> Result<usize, Error> {
     let n = x.rows();
     let recorded = record.is_some();
-    let plan = if recorded { &mut ws.plans.forward } else { &mut ws.plans.infer };
-    plan.forward(ctx, program, n, (recorded, skip.is_some()))?;
+    let Workspace { scratch, staging, plans, .. } = ws;
+    let plan = plans.forward(ctx, program, n, (recorded, skip.is_some()))?;
     let shares = plan.shares;
     // Rows that leave nothing behind need not be computed: a view of stride 0 may have more of them than anyone could count.
     if record.as_ref().is_none_or(|record| record.is_empty()) && y.cols() == 0 {
@@ -72,16 +72,12 @@ pub(crate) fn forward(
     let local_len = panel_len("batch", shares.rows.min(n), plan.memory.local_width)?;
     let staged = !y.is_row_major() || shares.column_threads > 1;
     let staging_len = if staged { panel_len("output", n, y.cols())? } else { 0 };
-    ws.staging.grow(staging_len)?;
-    ws.grow_scratch(shares.row_threads.max(shares.column_threads), (shares.row_threads, local_len), 0)?;
-    let Workspace { scratch, staging, plans, .. } = ws;
-    let plan = if recorded { &plans.forward } else { &plans.infer };
+    staging.grow(staging_len)?;
+    grow_scratch(scratch, shares.row_threads.max(shares.column_threads), (shares.row_threads, local_len), 0)?;
 
     let staging = &mut staging.as_mut_slice()[..staging_len];
     let mut sink = if staged { Sink::Staged(&mut *staging, y.cols()) } else { Sink::Rows(y.reborrow()) };
-    let columns = shares.column_threads > 1;
-    let chunk = if columns { usize::MAX } else { ctx.blocking().hidden_chunk() };
-    let job = Job { ctx, program, source, memory: &plan.memory, chunk };
+    let job = Job { ctx, source };
     let record_width = if recorded { program.record_width.unwrap_or(0) } else { 0 };
     let blocks = RowBlocks {
         given: Given { x: Some(x), skip, dy: None },
@@ -97,9 +93,7 @@ pub(crate) fn forward(
     let run = |block, crew: &mut [Scratch]| {
         let mut local = crew.first_mut().map(|mine| std::mem::take(&mut mine.local)).unwrap_or_default();
         let mut frame = Frame::new(block, local.as_mut_slice());
-        for (index, part) in program.parts.iter().enumerate() {
-            job.run(index, &part.forward, &mut frame, crew);
-        }
+        job.run(&plan.steps, &mut frame, crew);
         if let Some(mine) = crew.first_mut() {
             mine.local = local;
         }
@@ -150,10 +144,10 @@ pub(crate) fn backward(
     let record_width = program.record_width.unwrap_or(0);
     // A network without any width: its rows, of which forward took as many as there were, hold nothing.
     let n = if record_width == 0 && dy.cols() == 0 { 0 } else { dy.rows() };
-    ws.plans.backward.backward(ctx, program, n, block_rows, dx.is_some())?;
-    let plan = &ws.plans.backward;
-    let (shares, local_width) = (plan.shares, plan.memory.local_width);
-    let slab_len = panel_len("batch", plan.slab_rows.min(n), local_width)?;
+    let Workspace { scratch, slab, staging, row_norms, plans, .. } = ws;
+    let plan = plans.backward(ctx, program, (n, block_rows), dx.is_some())?;
+    let (shares, local_width, slab_rows) = (plan.shares, plan.memory.local_width, plan.slab_rows);
+    let slab_len = panel_len("batch", slab_rows.min(n), local_width)?;
     let staged = dx.as_ref().is_some_and(|dx| !dx.is_row_major() || shares.column_threads > 1);
     let dx_cols = dx.as_ref().map_or(0, MatMut::cols);
     let staging_len = if staged { panel_len("dx", n, dx_cols)? } else { 0 };
@@ -161,14 +155,12 @@ pub(crate) fn backward(
     let norms_len = n.checked_mul(norm_parts);
     let norms_len =
         norms_len.ok_or(Error::Overflow { operand: "batch", rows: n, cols: norm_parts, strides: (1, 1) })?;
-    ws.staging.grow(staging_len)?;
-    ws.slab.grow(slab_len)?;
-    ws.grow_scratch(shares.row_threads.max(shares.column_threads), (0, 0), PACK)?;
-    let missing = norms_len.saturating_sub(ws.row_norms.len());
-    ws.row_norms.try_reserve_exact(missing).map_err(|_| Error::Memory { bytes: missing.saturating_mul(8) })?;
-    ws.row_norms.resize(norms_len.max(ws.row_norms.len()), 0.0);
-    let Workspace { scratch, slab, staging, row_norms, plans, .. } = ws;
-    let plan = &plans.backward;
+    staging.grow(staging_len)?;
+    slab.grow(slab_len)?;
+    grow_scratch(scratch, shares.row_threads.max(shares.column_threads), (0, 0), PACK)?;
+    let missing = norms_len.saturating_sub(row_norms.len());
+    row_norms.try_reserve_exact(missing).map_err(|_| Error::Memory { bytes: missing.saturating_mul(8) })?;
+    row_norms.resize(norms_len.max(row_norms.len()), 0.0);
     let (staging, row_norms) = (&mut staging.as_mut_slice()[..staging_len], &mut row_norms[..norms_len]);
     let mut sink =
         dx.as_mut().map(|dx| if staged { Sink::Staged(&mut *staging, dx_cols) } else { Sink::Rows(dx.reborrow()) });
@@ -176,11 +168,9 @@ pub(crate) fn backward(
     if n == 0 && !accumulate {
         grads.clear();
     }
-    let columns = shares.column_threads > 1;
-    let chunk = if columns { usize::MAX } else { ctx.blocking().hidden_chunk() };
-    let job = Job { ctx, program, source, memory: &plan.memory, chunk };
-    for first_row in (0..n).step_by(plan.slab_rows) {
-        let rows = plan.slab_rows.min(n - first_row);
+    let job = Job { ctx, source };
+    for first_row in (0..n).step_by(slab_rows) {
+        let rows = slab_rows.min(n - first_row);
         let slab = &mut slab.as_mut_slice()[..rows * local_width];
         let record = &record[first_row * record_width..][..rows * record_width];
         let norms = &mut row_norms[first_row * norm_parts..][..rows * norm_parts];
@@ -189,7 +179,7 @@ pub(crate) fn backward(
                 given: Given { dy: Some(dy.row_range(first_row, rows)), ..Given::default() },
                 record: Record::Read(record),
                 slab: &mut *slab,
-                sink: if group.start == 0 { sink.as_mut() } else { None },
+                sink: if group.parts.start == 0 { sink.as_mut() } else { None },
                 norms: &mut *norms,
                 widths: (record_width, local_width, norm_parts),
                 block_rows: shares.rows,
@@ -198,15 +188,13 @@ pub(crate) fn backward(
             };
             let run = |block, crew: &mut [Scratch]| {
                 let mut frame = Frame::new(block, &mut []);
-                for index in group.clone().rev() {
-                    job.run(index, &program.parts[index].backward, &mut frame, crew);
-                }
+                job.run(&plan.steps[group.steps.clone()], &mut frame, crew);
             };
             share(blocks, scratch, shares.row_threads, shares.column_threads, run);
             let block_rows = shares.rows;
             let memory = &plan.memory;
             let slab = Slab { program, memory, record, record_width, local: slab, block_rows, rows };
-            sums(ctx, group.clone(), slab, shares.threads, grads, accumulate || first_row > 0);
+            sums(ctx, group.parts.clone(), slab, shares.threads, grads, accumulate || first_row > 0);
         }
     }
     if let (true, Some(dx)) = (staged, &mut dx) {

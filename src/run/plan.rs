@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::gemm::blocking::{Blocking, REGION_WORK, fewest_rows, useful_threads};
 use crate::program::Program;
+use crate::program::lower::{Lowered, Lowering};
 use crate::program::memory::{ForwardUse, Memory};
 use crate::simd::Isa;
 use std::ops::Range;
@@ -23,11 +24,10 @@ pub(crate) struct Shares {
 }
 
 impl Shares {
-    /// For `n` rows, in blocks of `rows` if these are given (backward takes those of the record).
-    fn new(ctx: &Context, program: &Program, n: usize, training: bool, rows: Option<usize>) -> Self {
-        let threads = ctx.par().threads_for(useful_threads(n.saturating_mul(program.work)));
+    fn new(ctx: &Context, program: &Program, key: Key) -> Self {
+        let Key { n, threads, rows, .. } = key;
         let rows = rows.unwrap_or_else(|| {
-            let few = fewest_rows(program.largest, training);
+            let few = fewest_rows(program.largest, key.option);
             ctx.blocking().row_block(n, threads, few, program.widest)
         });
         let blocks = n.div_ceil(rows);
@@ -41,16 +41,27 @@ impl Shares {
     }
 }
 
-/// All that a plan depends on beside what the program is.
+/// What a kind of call is: all that a plan depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Key {
     n: usize,
-    shares: Shares,
+    /// Backward: rows of a block of the record.
+    rows: Option<usize>,
+    threads: usize,
     isa: Isa,
     blocking: Blocking,
     /// Forward: whether it is recorded. Backward: whether dx is wanted.
     option: bool,
+    /// Forward: whether the caller gives an addend.
     skip: bool,
+}
+
+/// Some parts that are taken together.
+#[derive(Debug, Clone)]
+pub(crate) struct Group {
+    pub(crate) parts: Range<usize>,
+    /// Their steps.
+    pub(crate) steps: Range<usize>,
 }
 
 /// How one kind of call goes.
@@ -59,63 +70,47 @@ pub(crate) struct Plan {
     made_for: Option<(Arc<Program>, Key)>,
     pub(crate) shares: Shares,
     pub(crate) memory: Memory,
+    pub(crate) steps: Vec<Lowered>,
     /// Backward: rows that go through the row-local steps of a group before its sums over the batch.
     pub(crate) slab_rows: usize,
-    /// Backward: the parts, some at a time, from the last down.
-    pub(crate) groups: Vec<Range<usize>>,
+    /// The parts: all at once forward; backward some at a time, from the last down.
+    pub(crate) groups: Vec<Group>,
 }
 
 impl Plan {
-    /// Makes this the plan of a forward pass.
-    pub(crate) fn forward(
-        &mut self,
-        ctx: &Context,
-        program: &Arc<Program>,
-        n: usize,
-        (record, skip): (bool, bool),
-    ) -> Result<(), Error> {
-        let shares = Shares::new(ctx, program, n, record, None);
-        self.remake(ctx, program, n, shares, (record, skip), |plan| {
-            let columns = shares.column_threads > 1;
-            let chunk = if columns { usize::MAX } else { ctx.blocking().hidden_chunk() };
-            plan.memory.forward(program, ForwardUse { record, skip, chunk })
-        })
-    }
-
-    /// Makes this the plan of a backward pass from a record in blocks of `rows`.
-    pub(crate) fn backward(
-        &mut self,
-        ctx: &Context,
-        program: &Arc<Program>,
-        n: usize,
-        rows: usize,
-        dx_wanted: bool,
-    ) -> Result<(), Error> {
-        let shares = Shares::new(ctx, program, n, true, Some(rows));
-        self.remake(ctx, program, n, shares, (dx_wanted, false), |plan| {
-            plan.group(program);
-            plan.memory.backward(program, &plan.groups, dx_wanted)
-        })
-    }
-
-    fn remake(
-        &mut self,
-        ctx: &Context,
-        program: &Arc<Program>,
-        n: usize,
-        shares: Shares,
-        (option, skip): (bool, bool),
-        make: impl FnOnce(&mut Self) -> Option<()>,
-    ) -> Result<(), Error> {
-        let key = Key { n, shares, isa: ctx.isa(), blocking: ctx.blocking(), option, skip };
-        if self.made_for.as_ref().is_some_and(|(made, for_key)| Arc::ptr_eq(made, program) && *for_key == key) {
-            return Ok(());
+    fn make_forward(&mut self, program: &Program, key: Key) -> Option<()> {
+        let chunk = self.chunk(key);
+        let uses = ForwardUse { record: key.option, skip: key.skip, chunk: chunk.unwrap_or(usize::MAX) };
+        self.memory.forward(program, uses)?;
+        let Self { memory, steps, groups, .. } = self;
+        groups.clear();
+        steps.clear();
+        for part in &program.parts {
+            Lowering { program, memory, chunk }.steps(&part.forward, steps);
         }
-        self.made_for = None;
-        self.shares = shares;
-        make(self).ok_or(Error::Overflow { operand: "batch", rows: n, cols: program.widest, strides: (1, 1) })?;
-        self.made_for = Some((Arc::clone(program), key));
-        Ok(())
+        groups.push(Group { parts: 0..program.parts.len(), steps: 0..steps.len() });
+        Some(())
+    }
+
+    fn make_backward(&mut self, program: &Program, key: Key) -> Option<()> {
+        let chunk = self.chunk(key);
+        self.group(program);
+        self.memory.backward(program, self.groups.iter().map(|group| group.parts.clone()), key.option)?;
+        let Self { memory, steps, groups, .. } = self;
+        steps.clear();
+        for group in groups {
+            group.steps.start = steps.len();
+            for part in program.parts[group.parts.clone()].iter().rev() {
+                Lowering { program, memory, chunk }.steps(&part.backward, steps);
+            }
+            group.steps.end = steps.len();
+        }
+        Some(())
+    }
+
+    /// Columns of a chunk; None where threads share columns.
+    fn chunk(&self, key: Key) -> Option<usize> {
+        (self.shares.column_threads == 1).then(|| key.blocking.hidden_chunk())
     }
 
     /// Cuts batch and network for backward. On one thread a slab is one row block and a group one part: sums over the batch follow at
@@ -131,17 +126,86 @@ impl Plan {
         for (index, part) in program.parts.iter().enumerate().rev() {
             work = work.saturating_add(self.slab_rows.saturating_mul(part.work));
             if row_threads == 1 || index == 0 || work >= row_threads.saturating_mul(REGION_WORK) {
-                self.groups.push(index..high);
+                self.groups.push(Group { parts: index..high, steps: 0..0 });
                 (high, work) = (index, 0);
             }
         }
     }
 }
 
-/// The plans of a workspace: one for each kind of call.
+/// Plans that a workspace keeps of each kind: as many as networks and sizes of batches that take turns there.
+const MOST_PLANS: usize = 4;
+
+/// The latest plans of one kind.
+#[derive(Debug, Clone, Default)]
+struct Latest {
+    plans: [Plan; MOST_PLANS],
+    /// The one that goes next.
+    oldest: usize,
+}
+
+impl Latest {
+    /// The plan of a kind of call: the one that there is, or a new one in place of the oldest.
+    fn get(
+        &mut self,
+        ctx: &Context,
+        program: &Arc<Program>,
+        key: Key,
+        make: impl FnOnce(&mut Plan, &Program, Key) -> Option<()>,
+    ) -> Result<&Plan, Error> {
+        let made =
+            |plan: &Plan| plan.made_for.as_ref().is_some_and(|(made, with)| *with == key && Arc::ptr_eq(made, program));
+        if let Some(at) = self.plans.iter().position(made) {
+            return Ok(&self.plans[at]);
+        }
+        let plan = &mut self.plans[self.oldest];
+        self.oldest = (self.oldest + 1) % MOST_PLANS;
+        plan.made_for = None;
+        plan.shares = Shares::new(ctx, program, key);
+        let overflow = Error::Overflow { operand: "batch", rows: key.n, cols: program.widest, strides: (1, 1) };
+        make(plan, program, key).ok_or(overflow)?;
+        plan.made_for = Some((Arc::clone(program), key));
+        Ok(plan)
+    }
+}
+
+/// The plans of a workspace.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Plans {
-    pub(crate) infer: Plan,
-    pub(crate) forward: Plan,
-    pub(crate) backward: Plan,
+    infer: Latest,
+    forward: Latest,
+    backward: Latest,
+}
+
+impl Plans {
+    /// Of a forward pass.
+    pub(crate) fn forward(
+        &mut self,
+        ctx: &Context,
+        program: &Arc<Program>,
+        n: usize,
+        (record, skip): (bool, bool),
+    ) -> Result<&Plan, Error> {
+        let latest = if record { &mut self.forward } else { &mut self.infer };
+        latest.get(ctx, program, Key::new(ctx, program, (n, None), (record, skip)), Plan::make_forward)
+    }
+
+    /// Of a backward pass from a record in blocks of `rows`.
+    pub(crate) fn backward(
+        &mut self,
+        ctx: &Context,
+        program: &Arc<Program>,
+        (n, rows): (usize, usize),
+        dx_wanted: bool,
+    ) -> Result<&Plan, Error> {
+        let key = Key::new(ctx, program, (n, Some(rows)), (dx_wanted, false));
+        self.backward.get(ctx, program, key, Plan::make_backward)
+    }
+}
+
+impl Key {
+    fn new(ctx: &Context, program: &Program, (n, rows): (usize, Option<usize>), (option, skip): (bool, bool)) -> Self {
+        let threads = ctx.par().threads_for(useful_threads(n.saturating_mul(program.work)));
+        Self { n, rows, threads, isa: ctx.isa(), blocking: ctx.blocking(), option, skip }
+    }
 }
