@@ -75,8 +75,8 @@ impl<'a> Finish<'a, Store> {
 }
 
 /// Something that is done with a `Finish`, whatever its operation.
-pub(crate) trait WithFinish<'a> {
-    fn with<O: Op>(self, finish: Finish<'a, O>);
+pub(crate) trait WithFinish {
+    fn with<O: Op>(self, finish: &mut Finish<'_, O>);
 }
 
 impl<'a> Epilogue<'a> {
@@ -87,17 +87,17 @@ impl<'a> Epilogue<'a> {
 
     /// Chooses the compiled operation and goes on with it: short lists that fit the registers of a tile have one of their own, all
     /// others are applied one by one to the tile in L1.
-    pub(crate) fn compile(self, then: impl WithFinish<'a>) {
+    pub(crate) fn compile(self, then: impl WithFinish) {
         let Self { out, slope, posts } = self;
         match (posts, slope) {
-            ([], None) => then.with(Finish::<Store>::new(out, None, After::NOTHING)),
-            (&[Post::Add(v)], None) => then.with(Finish::<AddSkip>::new(out, Some(v), After::NOTHING)),
-            ([Post::Act(Activation::Relu)], None) => then.with(Finish::<Relu>::new(out, None, After::NOTHING)),
-            (&[Post::Mask(v)], None) => then.with(Finish::<ReluMask>::new(out, Some(v), After::NOTHING)),
-            (&[Post::Times(v)], None) => then.with(Finish::<Times>::new(out, Some(v), After::NOTHING)),
+            ([], None) => then.with(&mut Finish::<Store>::new(out, None, After::NOTHING)),
+            (&[Post::Add(v)], None) => then.with(&mut Finish::<AddSkip>::new(out, Some(v), After::NOTHING)),
+            ([Post::Act(Activation::Relu)], None) => then.with(&mut Finish::<Relu>::new(out, None, After::NOTHING)),
+            (&[Post::Mask(v)], None) => then.with(&mut Finish::<ReluMask>::new(out, Some(v), After::NOTHING)),
+            (&[Post::Times(v)], None) => then.with(&mut Finish::<Times>::new(out, Some(v), After::NOTHING)),
             // Chains wait, and z is stored, where the slope will be: that of a hidden value is in panels, the result perhaps not.
-            (_, Some(slope)) => then.with(Finish::<Store>::new(slope, None, After { posts, to: Some(out) })),
-            (_, None) => then.with(Finish::<Store>::new(out, None, After { posts, to: None })),
+            (_, Some(slope)) => then.with(&mut Finish::<Store>::new(slope, None, After { posts, to: Some(out) })),
+            (_, None) => then.with(&mut Finish::<Store>::new(out, None, After { posts, to: None })),
         }
     }
 }

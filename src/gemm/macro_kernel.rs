@@ -16,7 +16,7 @@ use super::start::Start;
 use crate::simd::{Isa, Kernel, Simd};
 
 /// out = epilogue(start + a b): a is `m x k`, b is `k x n` (or has more rows, which are not read), out is `m x n`.
-pub(crate) struct Gemm<'a, E> {
+pub(crate) struct Gemm<'a> {
     pub(crate) a: PanelRef<'a>,
     pub(crate) b: Factor<'a>,
     pub(crate) start: Start<'a>,
@@ -25,7 +25,6 @@ pub(crate) struct Gemm<'a, E> {
     pub(crate) depth: usize,
     /// Where a transposed `b` is put straight, a few panels at a time: [`PACK`] floats; empty for a `b` that needs none.
     pub(crate) pack: &'a mut [f32],
-    pub(crate) epilogue: E,
 }
 
 /// out = start + aᵀ b: the chain runs over the rows that a and b share. Out has a row for each column of a.
@@ -39,28 +38,34 @@ pub(crate) struct GradGemm<'a, E> {
 }
 
 /// Runs a GEMM. Operands are checked here, once, for every pointer below.
-pub(crate) fn gemm(isa: Isa, job: Gemm<'_, Epilogue<'_>>) {
-    let Gemm { a, b, start, depth, pack, epilogue } = job;
+pub(crate) fn gemm(isa: Isa, mut job: Gemm<'_>, epilogue: Epilogue<'_>) {
+    let Gemm { a, b, start, depth, pack } = &job;
     assert!(a.cols() <= b.rows(), "the vector operand has a row for each k");
     assert_eq!(epilogue.out.cols(), b.cols(), "output columns");
     if let Start::Bias(bias) = start {
         assert!(bias.len() >= panels(b.cols()) * PANEL, "a bias for each column");
     }
-    assert!(depth > 0 && depth.is_multiple_of(PANEL), "k blocks start at panel boundaries");
+    assert!(*depth > 0 && depth.is_multiple_of(PANEL), "k blocks start at panel boundaries");
     assert!(!b.is_transposed() || pack.len() >= PACK, "room for panels of the transpose");
-    epilogue.compile(RunGemm { isa, job: Gemm { a, b, start, depth, pack, epilogue: () } });
+    epilogue.compile(RunGemm { isa, job: &mut job });
 }
 
-struct RunGemm<'a> {
+/// A GEMM whose epilogue is being compiled. By reference, as all of it: it is a few hundred bytes.
+struct RunGemm<'j, 'a> {
     isa: Isa,
-    job: Gemm<'a, ()>,
+    job: &'j mut Gemm<'a>,
 }
 
-impl<'e> WithFinish<'e> for RunGemm<'_> {
-    fn with<O: Op>(self, epilogue: Finish<'e, O>) {
-        let Gemm { a, b, start, depth, pack, epilogue: () } = self.job;
-        self.isa.run(&mut Gemm { a, b, start, depth, pack, epilogue });
+impl WithFinish for RunGemm<'_, '_> {
+    fn with<O: Op>(self, epilogue: &mut Finish<'_, O>) {
+        self.isa.run(Finishing { job: self.job, epilogue });
     }
+}
+
+/// A GEMM with its compiled epilogue.
+struct Finishing<'j, 'a, 'f, 'e, O> {
+    job: &'j mut Gemm<'a>,
+    epilogue: &'f mut Finish<'e, O>,
 }
 
 /// Runs a weight-gradient GEMM.
@@ -116,12 +121,12 @@ const fn tile_panels<S: Simd>(mr: usize) -> usize {
     if panels > S::NP { panels } else { S::NP }
 }
 
-// By reference: it is a few hundred bytes.
-impl<O: Op> Kernel for &mut Gemm<'_, Finish<'_, O>> {
+impl<O: Op> Kernel for Finishing<'_, '_, '_, '_, O> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (m, k, n_panels) = (self.a.rows(), self.a.cols(), panels(self.b.cols()));
+        let Self { job, epilogue } = self;
+        let (m, k, n_panels) = (job.a.rows(), job.a.cols(), panels(job.b.cols()));
         let max_np = match m {
             1 => const { tile_panels::<S>(1) },
             2 => const { tile_panels::<S>(2) },
@@ -129,14 +134,14 @@ impl<O: Op> Kernel for &mut Gemm<'_, Finish<'_, O>> {
             4 => const { tile_panels::<S>(4) },
             _ => S::NP,
         };
-        let most = if self.b.is_transposed() {
+        let most = if job.b.is_transposed() {
             // Few rows do little with a panel: it should not leave L1 between being transposed and being used.
             let room = if m <= FEW_ROWS { half_l1().min(PACK) } else { PACK };
             (room / (max_np * PANEL * PANEL)).max(1) * PANEL
         } else {
             usize::MAX
         };
-        let depth = self.depth.min(most);
+        let depth = job.depth.min(most);
         let longest = (depth + depth / 8).min(most);
         let in_group = m.div_ceil(S::MR);
         let mut k0 = 0;
@@ -144,22 +149,22 @@ impl<O: Op> Kernel for &mut Gemm<'_, Finish<'_, O>> {
             let left = k - k0;
             let last = left <= longest;
             let kc = if last { left } else { depth };
-            let start = if k0 == 0 { self.start } else { Start::Continue };
+            let start = if k0 == 0 { job.start } else { Start::Continue };
             for (p, np) in pieces(n_panels, max_np) {
-                let (b, b_panel) = self.b.window(s, (k0, kc), (p, np), self.pack);
+                let (b, b_panel) = job.b.window(s, (k0, kc), (p, np), job.pack);
                 // Several tiles read a group of panels: meanwhile the next group comes. One alone streams through it, and would
                 // find it pushed out of L1 by the next.
-                let stream = in_group == 1 && !self.b.is_transposed();
+                let stream = in_group == 1 && !job.b.is_transposed();
                 let next = if stream { 0 } else { np.min(n_panels - p - np) };
                 let mut strip = Strip {
-                    a: self.a.data().as_ptr().wrapping_add((k0 / PANEL) * self.a.stride()),
-                    operands: Operands { k: kc, a_stride: self.a.stride(), b, b_panel, stream },
-                    ahead: self.b.ahead((k0, kc), (p + np, next), in_group),
+                    a: job.a.data().as_ptr().wrapping_add((k0 / PANEL) * job.a.stride()),
+                    operands: Operands { k: kc, a_stride: job.a.stride(), b, b_panel, stream },
+                    ahead: job.b.ahead((k0, kc), (p + np, next), in_group),
                     start,
                     panel: p,
                     tiles: 0,
                     last,
-                    epilogue: &mut self.epilogue,
+                    epilogue: &mut *epilogue,
                 };
                 for (i, mr, count) in runs(m, S::MR) {
                     strip.tiles = count;

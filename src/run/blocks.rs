@@ -86,27 +86,25 @@ impl<'a> Record<'a> {
     }
 }
 
-/// What the caller gives, by its port.
-#[derive(Clone, Copy, Default)]
+/// What the caller gives.
+#[derive(Clone, Copy)]
 pub(super) struct Given<'a> {
-    pub(super) x: Option<MatRef<'a>>,
+    /// What enters the pass: x forward, dy backward.
+    pub(super) entry: MatRef<'a>,
     pub(super) skip: Option<MatRef<'a>>,
-    pub(super) dy: Option<MatRef<'a>>,
 }
 
 impl<'a> Given<'a> {
     pub(super) fn at(&self, port: Port) -> Option<MatRef<'a>> {
         match port {
-            Port::X => self.x,
+            Port::X | Port::Dy => Some(self.entry),
             Port::Skip => self.skip,
-            Port::Dy => self.dy,
         }
     }
 
     /// Rows `first .. first + count` of everything.
     pub(super) fn row_range(&self, first: usize, count: usize) -> Self {
-        let range = |m: Option<MatRef<'a>>| m.map(|m| m.row_range(first, count));
-        Self { x: range(self.x), skip: range(self.skip), dy: range(self.dy) }
+        Self { entry: self.entry.row_range(first, count), skip: self.skip.map(|skip| skip.row_range(first, count)) }
     }
 }
 
@@ -115,7 +113,7 @@ pub(super) struct RowBlock<'a> {
     pub(super) rows: usize,
     pub(super) given: Given<'a>,
     pub(super) record: Record<'a>,
-    /// Local memory that outlives the block; empty where the thread has some.
+    /// Its part of the slab, backward.
     pub(super) slab: &'a mut [f32],
     pub(super) dest: Option<Dest<'a>>,
     /// Squared norms of the rows of each part's dy, part by part; empty unless asked for.

@@ -30,8 +30,8 @@ use crate::layers::gradients::Gradients;
 use crate::mat::{MatMut, MatRef};
 use crate::program::Program;
 use batch::{Slab, sums};
-use blocks::{Given, Record, RowBlocks, Sink, unstage};
-use rows::{Frame, Job};
+use blocks::{Given, Record, RowBlock, RowBlocks, Sink, unstage};
+use rows::Job;
 use source::Source;
 use std::slice;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ pub(crate) fn forward(
     let job = Job { ctx, source };
     let record_width = if recorded { program.record_width.unwrap_or(0) } else { 0 };
     let blocks = RowBlocks {
-        given: Given { x: Some(x), skip, dy: None },
+        given: Given { entry: x, skip },
         record: Record::Write(record.unwrap_or_default()),
         slab: &mut [],
         sink: Some(&mut sink),
@@ -90,13 +90,11 @@ pub(crate) fn forward(
         next_row: 0,
         rows: n,
     };
-    let run = |block, crew: &mut [Scratch]| {
-        let mut local = crew.first_mut().map(|mine| std::mem::take(&mut mine.local)).unwrap_or_default();
-        let mut frame = Frame::new(block, local.as_mut_slice());
-        job.run(&plan.steps, &mut frame, crew);
-        if let Some(mine) = crew.first_mut() {
-            mine.local = local;
-        }
+    let run = |mut block: RowBlock<'_>, crew: &mut [Scratch]| {
+        let Some(mine) = crew.first_mut() else { return };
+        let mut local = std::mem::take(&mut mine.local);
+        job.run(&plan.steps, &mut block, local.as_mut_slice(), crew);
+        crew[0].local = local;
     };
     share(blocks, scratch, shares.row_threads, shares.column_threads, run);
     if staged {
@@ -176,7 +174,7 @@ pub(crate) fn backward(
         let norms = &mut row_norms[first_row * norm_parts..][..rows * norm_parts];
         for group in &plan.groups {
             let blocks = RowBlocks {
-                given: Given { dy: Some(dy.row_range(first_row, rows)), ..Given::default() },
+                given: Given { entry: dy.row_range(first_row, rows), skip: None },
                 record: Record::Read(record),
                 slab: &mut *slab,
                 sink: if group.parts.start == 0 { sink.as_mut() } else { None },
@@ -186,9 +184,9 @@ pub(crate) fn backward(
                 next_row: 0,
                 rows,
             };
-            let run = |block, crew: &mut [Scratch]| {
-                let mut frame = Frame::new(block, &mut []);
-                job.run(&plan.steps[group.steps.clone()], &mut frame, crew);
+            let run = |mut block: RowBlock<'_>, crew: &mut [Scratch]| {
+                let slab = std::mem::take(&mut block.slab);
+                job.run(&plan.steps[group.steps.clone()], &mut block, slab, crew);
             };
             share(blocks, scratch, shares.row_threads, shares.column_threads, run);
             let block_rows = shares.rows;

@@ -1,6 +1,6 @@
 //! The executor by rows: takes a block of rows through the steps of a program, forward or backward.
 
-use super::blocks::{Dest, Given, Record, RowBlock};
+use super::blocks::{Dest, Record, RowBlock};
 use super::source::Source;
 use crate::Activation;
 use crate::context::{Context, Scratch};
@@ -22,56 +22,36 @@ pub(super) struct Job<'a> {
     pub(super) source: &'a dyn Source,
 }
 
-/// A row block on its way through the steps: what it is given, and where its values are.
-pub(super) struct Frame<'a> {
-    rows: usize,
-    given: Given<'a>,
-    record: Record<'a>,
-    local: &'a mut [f32],
-    dest: Option<Dest<'a>>,
-    norms: &'a mut [f64],
-}
-
-impl<'a> Frame<'a> {
-    /// Of a row block whose local memory is its slab, or `local` where it has none.
-    pub(super) fn new(block: RowBlock<'a>, local: &'a mut [f32]) -> Self {
-        let RowBlock { rows, given, record, slab, dest, norms } = block;
-        let local = if slab.is_empty() { local } else { slab };
-        Self { rows, given, record, local, dest, norms }
-    }
-}
-
 impl Job<'_> {
-    /// Takes a row block through some steps. `crew`: a scratch for each thread that shares the columns of its GEMMs; one, where threads
-    /// share rows.
-    pub(super) fn run(&self, steps: &[Lowered], frame: &mut Frame<'_>, crew: &mut [Scratch]) {
-        let isa = self.ctx.isa();
-        let rows = frame.rows;
+    /// Takes a row block, with local memory of the thread or of the slab, through some steps. `crew`: a scratch for each thread that
+    /// shares the columns of its GEMMs; one, where threads share rows.
+    pub(super) fn run(&self, steps: &[Lowered], block: &mut RowBlock<'_>, memory: &mut [f32], crew: &mut [Scratch]) {
+        let (isa, rows) = (self.ctx.isa(), block.rows);
         for Lowered { step, record, local } in steps {
-            let record = match &mut frame.record {
+            let record = match &mut block.record {
                 Record::Write(data) => Pieces::cut(data, record, rows),
                 Record::Read(data) => Pieces::whole(data),
             };
-            let mut lent = Lent { rows, record, local: Pieces::cut(frame.local, local, rows) };
+            let mut lent = Lent { rows, record, local: Pieces::cut(memory, local, rows) };
             match step {
                 Step::Load { port, out } => {
-                    if let Some(from) = frame.given.at(*port) {
+                    if let Some(from) = block.given.at(*port) {
                         pack(isa, from, lent.panels(*out));
                     }
                 }
                 Step::Gemm(g) => {
-                    let Some(out) = lent.out(g.out, frame.dest.as_mut()) else { continue };
+                    let Some(out) = lent.out(g.out, block.dest.as_mut()) else { continue };
                     self.gemm(g, &mut lent, out, crew);
                 }
                 Step::Chunks { first, second } => {
-                    let Some((out, mine)) = lent.out(second.out, frame.dest.as_mut()).zip(crew.first_mut()) else {
+                    let Some((out, mine)) = lent.out(second.out, block.dest.as_mut()).zip(crew.first_mut()) else {
                         continue;
                     };
                     self.chunks(first, second, &mut lent, out, mine);
                 }
                 Step::Times { a, b, out } => times(isa, lent.view(*a), lent.view(*b), lent.panels(*out)),
                 Step::Probe { part, a } => {
-                    if let Some(norms) = frame.norms.chunks_exact_mut(rows).nth(*part) {
+                    if let Some(norms) = block.norms.chunks_exact_mut(rows).nth(*part) {
                         row_norms(lent.view(*a), norms);
                     }
                 }
@@ -148,7 +128,7 @@ impl Job<'_> {
             }
         };
         let (depth, pack) = (self.ctx.k_block(), scratch.pack.as_mut_slice());
-        gemm(self.ctx.isa(), Gemm { a, b, start, depth, pack, epilogue });
+        gemm(self.ctx.isa(), Gemm { a, b, start, depth, pack }, epilogue);
     }
 }
 
