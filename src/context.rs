@@ -4,7 +4,9 @@ use crate::error::Error;
 use crate::gemm::blocking::Blocking;
 use crate::gemm::buffers::Buffer;
 use crate::gemm::driver::Par;
+use crate::run::packed::Packed;
 use crate::run::plan::Plans;
+use crate::run::record::Record;
 use crate::simd::{Isa, IsaList};
 
 /// How calls run: instruction set, threads and block sizes. None of them changes a bit of any result.
@@ -79,9 +81,13 @@ pub struct Workspace {
     /// One for each thread.
     pub(crate) scratch: Vec<Scratch>,
     /// The record of a pass, until it is used or dropped.
-    pub(crate) record: Buffer,
+    pub(crate) record: Record,
     /// Gradients of activations on their way down.
     pub(crate) slab: Buffer,
+    /// Weights of the caller's in panels.
+    pub(crate) packed: Packed,
+    /// Gradients of a caller's weights whose strides are of no other use, one for each affine map.
+    pub(crate) staged_grads: Vec<Buffer>,
     /// Outputs on their way to a matrix that is not row-major.
     pub(crate) staging: Buffer,
     /// Squared norms of single rows, for the gradient-flow probe.

@@ -143,6 +143,12 @@ pub enum Error {
         /// Index of the first weight layer that differs, in the order of the parameters.
         index: usize,
     },
+    /// Memory that does not hold the record of such a forward pass.
+    #[error("record: {reason}")]
+    Record {
+        /// Why not.
+        reason: &'static str,
+    },
     /// A saved network that cannot be written, read, or put into this one.
     #[cfg(feature = "safetensors")]
     #[error(transparent)]

@@ -34,6 +34,7 @@ pub use gemm::blocking::Blocking;
 pub use gemm::driver::Par;
 pub use gemm::panels::PanelMat;
 pub use layers::block::{Block, Skip};
+pub use layers::functional::{AffineGradMut, AffineRef, Functional};
 pub use layers::gradients::{AffineName, Gradients, Parameter};
 pub use layers::init::{Init, Scheme};
 pub use layers::linear::Linear;
@@ -46,5 +47,6 @@ pub use loss::{
 pub use mat::{MatMut, MatRef};
 pub use optim::{AdamW, Optimizer, Sgd};
 pub use peak::{KernelBench, Peak, fma_peak, read_bandwidth};
+pub use run::record::Record;
 pub use simd::{Isa, IsaList};
 pub use weights::{Affine, Weights};

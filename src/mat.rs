@@ -97,6 +97,11 @@ impl<'a> MatRef<'a> {
         Self { data, rows, ..self }
     }
 
+    /// True where whole rows lie one after the other, each with its columns side by side.
+    pub(crate) fn is_row_major(&self) -> bool {
+        (self.col_stride == 1 || self.cols <= 1) && (self.rows <= 1 || self.row_stride >= self.cols)
+    }
+
     /// The rows, where the columns lie side by side.
     pub(crate) fn as_rows(&self) -> Option<Rows<'a>> {
         (self.col_stride == 1).then_some(Rows { data: self.data, cols: self.cols, row_stride: self.row_stride })
@@ -120,6 +125,12 @@ pub struct MatMut<'a> {
     cols: usize,
     row_stride: usize,
     col_stride: usize,
+}
+
+impl RowsMut<'_> {
+    pub(crate) fn reborrow(&mut self) -> RowsMut<'_> {
+        RowsMut { data: self.data, ..*self }
+    }
 }
 
 impl<'a> MatMut<'a> {
@@ -201,10 +212,18 @@ impl<'a> MatMut<'a> {
         inside
     }
 
-    /// True where whole rows lie one after the other, each with its columns side by side: such a matrix can be cut into row
-    /// blocks and written by vector stores.
+    /// As [`MatRef::is_row_major`]: such a matrix can be cut into row blocks and written by vector stores.
     pub(crate) fn is_row_major(&self) -> bool {
-        (self.col_stride == 1 || self.cols <= 1) && (self.rows <= 1 || self.row_stride >= self.cols)
+        self.as_ref().is_row_major()
+    }
+
+    /// Makes every element `value`.
+    pub(crate) fn fill(&mut self, value: f32) {
+        for i in 0..self.rows {
+            for j in 0..self.cols {
+                self.data[i * self.row_stride + j * self.col_stride] = value;
+            }
+        }
     }
 
     /// Cuts off the first `count` rows of a row-major matrix; the rest stays in `self`.

@@ -215,10 +215,6 @@ impl Gradients {
         })
     }
 
-    /// Makes every gradient zero.
-    pub(crate) fn clear(&mut self) {
-        self.values_mut().for_each(|v| *v = 0.0);
-    }
 
     /// Multiplies every gradient by `factor`, rounding it once more: the factor of a norm clip, say.
     ///

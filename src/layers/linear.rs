@@ -81,8 +81,8 @@ impl Linear {
         y: MatMut<'_>,
     ) -> Result<Pass<'a, Self>, Error> {
         self.check_skip(x, skip, &y)?;
-        let block_rows = record(ctx, ws, network(self)?, (x, Some(skip)), y)?;
-        Ok(Pass { layer: self, ws, ctx: *ctx, block_rows, rows: x.rows() })
+        record(ctx, ws, network(self)?, (x, Some(skip)), y)?;
+        Ok(Pass { layer: self, ws, ctx: *ctx, rows: x.rows() })
     }
 
     fn check_skip(&self, x: MatRef<'_>, skip: MatRef<'_>, y: &MatMut<'_>) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod affines;
 pub(crate) mod block;
+pub(crate) mod functional;
 pub(crate) mod gradients;
 pub(crate) mod init;
 pub(crate) mod linear;
@@ -9,12 +10,13 @@ pub(crate) mod stack;
 pub(crate) mod summary;
 
 use crate::context::{Context, Workspace};
-use crate::error::{Error, expect_shape};
+use crate::error::{Error, expect_len, expect_shape};
 use crate::gemm::factor::Factor;
 use crate::mat::{MatMut, MatRef};
 use crate::program::{Program, Side};
-use crate::run::source::Source;
-use crate::run::{Network, Wanted, backward, forward, record_len};
+use crate::run::record::{Record, record_len};
+use crate::run::source::{Slots, Source};
+use crate::run::{Network, Wanted, backward, forward};
 use crate::weights::Affine;
 use gradients::{AffineName, Gradients, Parameter};
 use std::sync::Arc;
@@ -81,8 +83,77 @@ pub trait Layer: Compiled + Sized {
         y: MatMut<'_>,
     ) -> Result<Pass<'a, Self>, Error> {
         check(self, x, &y)?;
-        let block_rows = record(ctx, ws, network(self)?, (x, None), y)?;
-        Ok(Pass { layer: self, ws, ctx: *ctx, block_rows, rows: x.rows() })
+        record(ctx, ws, network(self)?, (x, None), y)?;
+        Ok(Pass { layer: self, ws, ctx: *ctx, rows: x.rows() })
+    }
+
+    /// As [`Layer::forward`], with a record that lives on its own: any number of them, on any thread, each read by
+    /// [`Layer::backward`] as often as one likes.
+    ///
+    /// # Errors
+    /// As [`Layer::forward`]; the record then holds nothing.
+    fn forward_to(
+        &self,
+        ctx: &Context,
+        ws: &mut Workspace,
+        x: MatRef<'_>,
+        y: MatMut<'_>,
+        record: &mut Record,
+    ) -> Result<(), Error> {
+        check(self, x, &y)?;
+        record_into(ctx, ws, network(self)?, (x, None), y, record)
+    }
+
+    /// Floats of the record of a batch of `n` rows: 16, and a fixed number for each row, whatever threads and block sizes are.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] if that overflows.
+    fn record_len(&self, n: usize) -> Result<usize, Error> {
+        record_len(self.program(), n, self.inputs())
+    }
+
+    /// As [`Layer::forward_to`], with the record in the caller's memory: [`Layer::record_len`] floats. It is fastest at a multiple of 64
+    /// bytes, and right anywhere. It may be moved and copied, but not changed.
+    ///
+    /// # Errors
+    /// As [`Layer::forward`]; [`Error::Length`] naming `record`.
+    fn forward_to_slice(
+        &self,
+        ctx: &Context,
+        ws: &mut Workspace,
+        x: MatRef<'_>,
+        y: MatMut<'_>,
+        record: &mut [f32],
+    ) -> Result<(), Error> {
+        check(self, x, &y)?;
+        expect_len("record", self.record_len(x.rows())?, record.len())?;
+        forward(ctx, ws, network(self)?, (x, None), y, Some(record))
+    }
+
+    /// Backward from a record ([`Record::as_slice`], or the caller's memory) and dy = ∂L/∂y (`n x outputs`), as [`Pass::backward`]. The
+    /// weights are those of now: what they were when the pass was recorded is the caller's to know.
+    ///
+    /// # Errors
+    /// As [`Pass::backward`]; [`Error::Length`] or [`Error::Record`] if it is not a record of this network and so many rows.
+    #[allow(clippy::too_many_arguments, reason = "one for each operand, as in `Pass::backward`")]
+    fn backward(
+        &self,
+        ctx: &Context,
+        ws: &mut Workspace,
+        record: &[f32],
+        dy: MatRef<'_>,
+        dx: Option<MatMut<'_>>,
+        grads: &mut Gradients,
+        mode: GradMode,
+    ) -> Result<(), Error> {
+        check_backward(self, dy.rows(), dy, dx.as_ref(), grads)?;
+        let wanted = Wanted {
+            dx,
+            grads: Slots::Owned(&mut grads.affines),
+            accumulate: mode == GradMode::Accumulate,
+            norms: None,
+        };
+        backward(ctx, ws, network(self)?, record, dy, wanted)
     }
 }
 
@@ -118,20 +189,48 @@ fn network<L: Layer>(layer: &L) -> Result<Network<'_>, Error> {
     Ok(Network { program, source: layer })
 }
 
-/// A forward pass with its record in the workspace. Says of how many rows the blocks of the record are.
+/// A forward pass with its record in the workspace.
 fn record(
     ctx: &Context,
     ws: &mut Workspace,
     net: Network<'_>,
     given: (MatRef<'_>, Option<MatRef<'_>>),
     y: MatMut<'_>,
-) -> Result<usize, Error> {
-    let len = record_len(net.program, given.0.rows(), given.0.cols())?;
-    ws.record.grow(len)?;
+) -> Result<(), Error> {
     let mut record = std::mem::take(&mut ws.record);
-    let result = forward(ctx, ws, net, given, y, Some(&mut record.as_mut_slice()[..len]));
+    let result = record_into(ctx, ws, net, given, y, &mut record);
     ws.record = record;
     result
+}
+
+fn record_into(
+    ctx: &Context,
+    ws: &mut Workspace,
+    net: Network<'_>,
+    given: (MatRef<'_>, Option<MatRef<'_>>),
+    y: MatMut<'_>,
+    record: &mut Record,
+) -> Result<(), Error> {
+    let len = record_len(net.program, given.0.rows(), given.0.cols())?;
+    let result = forward(ctx, ws, net, given, y, Some(record.room(len)?));
+    if result.is_err() {
+        record.clear();
+    }
+    result
+}
+
+fn check_backward<L: Layer>(
+    layer: &L,
+    rows: usize,
+    dy: MatRef<'_>,
+    dx: Option<&MatMut<'_>>,
+    grads: &Gradients,
+) -> Result<(), Error> {
+    expect_shape("dy", (rows, layer.outputs()), dy.shape())?;
+    if let Some(dx) = dx {
+        expect_shape("dx", (rows, layer.inputs()), dx.shape())?;
+    }
+    grads.check("grads", layer)
 }
 
 /// What becomes of the values that parameter gradients hold.
@@ -151,7 +250,6 @@ pub struct Pass<'a, L> {
     layer: &'a L,
     ws: &'a mut Workspace,
     ctx: Context,
-    block_rows: usize,
     rows: usize,
 }
 
@@ -195,23 +293,17 @@ impl<L: Layer> Pass<'_, L> {
         mode: GradMode,
         mut norms: Option<&mut Vec<f64>>,
     ) -> Result<(), Error> {
-        expect_shape("dy", (self.rows, self.layer.outputs()), dy.shape())?;
-        if let Some(dx) = &dx {
-            expect_shape("dx", (self.rows, self.layer.inputs()), dx.shape())?;
-        }
-        grads.check("grads", self.layer)?;
+        check_backward(self.layer, self.rows, dy, dx.as_ref(), grads)?;
         if let Some(norms) = &mut norms {
             norms.resize(self.layer.program().parts.len(), 0.0);
         }
         let norms = norms.map(|norms| &mut norms[..]);
-        let wanted = Wanted { dx, grads, accumulate: mode == GradMode::Accumulate, norms };
         // The record lies in the workspace: it is taken out for the time of the call.
         let record = std::mem::take(&mut self.ws.record);
-        let result = network(self.layer).and_then(|net| {
-            let len = record_len(net.program, self.rows, dy.cols())?;
-            let record = (&record.as_slice()[..len], self.block_rows);
-            backward(&self.ctx, self.ws, net, record, dy, wanted)
-        });
+        let wanted =
+            Wanted { dx, grads: Slots::Owned(&mut grads.affines), accumulate: mode == GradMode::Accumulate, norms };
+        let result =
+            network(self.layer).and_then(|net| backward(&self.ctx, self.ws, net, record.as_slice(), dy, wanted));
         self.ws.record = record;
         result
     }

@@ -240,6 +240,8 @@ pub struct Program {
     pub(crate) widest: usize,
     /// Floats of record for each row, None if that overflows.
     pub(crate) record_width: Option<usize>,
+    /// Equal for programs of equal forms: by it a record is known.
+    pub(crate) fingerprint: u64,
 }
 
 /// Columns with the padding of their last panel.
@@ -302,6 +304,14 @@ impl fmt::Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Program({} parts, {} values)", self.parts.len(), self.values.len())
     }
+}
+
+/// FNV-1a of what the forms say of themselves.
+fn fingerprint(parts: &[Part]) -> u64 {
+    let forms = parts.iter().map(|part| format!("{:?};", part.form));
+    forms
+        .flat_map(String::into_bytes)
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// The adjoint of a part: from the gradient of its output to that of its input.
@@ -400,6 +410,7 @@ impl Builder {
             largest: most(|p| p.work),
             widest: most(|p| p.width),
             record_width: record,
+            fingerprint: fingerprint(&parts),
             y,
             dx: dy,
             parts,

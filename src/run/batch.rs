@@ -3,6 +3,7 @@
 //! The vector operand is dZ or dY on the slab, the broadcast operand X or H on the record: the same panels that the GEMMs by rows
 //! wrote and read.
 
+use super::source::{Slot, Slots, Target};
 use crate::context::Context;
 use crate::gemm::blocking::{streams_gradient, useful_threads};
 use crate::gemm::column_sums::column_sums;
@@ -10,7 +11,7 @@ use crate::gemm::driver::for_each;
 use crate::gemm::macro_kernel::{GradGemm, grad_gemm};
 use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panels};
 use crate::gemm::start::Start;
-use crate::layers::gradients::{AffineGrad, Gradients};
+use crate::mat::RowsMut;
 use crate::program::memory::{Home, Memory};
 use crate::program::{Grad, Program, Val};
 use std::ops::Range;
@@ -58,9 +59,10 @@ impl<'a> Block<'a> {
     }
 }
 
-/// The work of one thread at a time: some panels of one weight gradient, or some columns of one bias gradient.
+/// The work of one thread at a time: some panels or rows of one weight gradient, or some columns of one bias gradient.
 enum Piece<'a> {
-    Weights { of: Grad, first: usize, out: PanelMut<'a> },
+    Panels { of: Grad, first: usize, out: PanelMut<'a> },
+    Rows { of: Grad, outputs_first: bool, at: Range<usize>, out: RowsMut<'a> },
     Bias { of: Grad, first: usize, out: &'a mut [f32] },
 }
 
@@ -71,40 +73,54 @@ const PIECE_PANELS: usize = 6;
 const PIECE_BIAS_PANELS: usize = 4;
 
 /// Cuts the gradients of one affine map into pieces. What was declined has none.
-fn pieces<'a>(
-    grad: &'a mut AffineGrad,
-    of: Grad,
-    (inputs, outputs): (usize, usize),
-    alone: bool,
-) -> impl Iterator<Item = Piece<'a>> {
-    let dw = grad.dw.as_mut().map_or(&mut [][..], |dw| dw.as_mut_slice());
-    let db = grad.db.as_mut().map_or(&mut [][..], |db| &mut db[..]);
-    let all = panels(outputs).max(1);
+fn pieces(slot: Slot<'_>, of: Grad, (inputs, outputs): (usize, usize), alone: bool) -> impl Iterator<Item = Piece<'_>> {
+    let (panel_data, rows) = match slot.dw {
+        None => (&mut [][..], None),
+        Some(Target::Panels(data)) => (data, None),
+        Some(Target::Rows { m, outputs_first }) => (&mut [][..], Some((m, outputs_first))),
+    };
+    let all = panels(outputs.max(inputs)).max(1);
     let (count, bias_count) = if alone { (all, all) } else { (PIECE_PANELS, PIECE_BIAS_PANELS) };
-    let weights = dw.chunks_mut((count * PANEL * inputs).max(1)).enumerate().map(move |(i, out)| {
+    let by_panels = panel_data.chunks_mut((count * PANEL * inputs).max(1)).enumerate().map(move |(i, out)| {
         let first = i * count;
         let cols = (count * PANEL).min(outputs - first * PANEL);
-        Piece::Weights { of, first, out: PanelMut::new(out, inputs, cols) }
+        Piece::Panels { of, first, out: PanelMut::new(out, inputs, cols) }
     });
+    let by_rows = rows.into_iter().flat_map(move |(mut m, outputs_first)| {
+        let total = panels(m.rows());
+        (0..total).step_by(count).map(move |first| {
+            let at = first..total.min(first + count);
+            Piece::Rows { of, outputs_first, out: m.take_rows(at.len() * PANEL), at }
+        })
+    });
+    let db = slot.db.unwrap_or_default();
     let bias = db.chunks_mut(bias_count * PANEL).enumerate().map(move |(i, out)| Piece::Bias {
         of,
         first: i * bias_count,
         out,
     });
-    weights.chain(bias)
+    by_panels.chain(by_rows).chain(bias)
 }
 
 impl Piece<'_> {
     /// Runs the chains over one more row block; `go_on`: from what the gradient holds, else from zero.
     fn add(&mut self, ctx: &Context, block: &Block<'_>, go_on: bool) {
         let isa = ctx.isa();
+        let start = if go_on { Start::Continue } else { Start::Zero };
         match self {
-            Piece::Weights { of, first, out } => {
+            Piece::Panels { of, first, out } => {
                 let count = panels(out.as_ref().cols());
                 let (a, b) = (block.view(of.a), block.view(of.b));
                 let stream = streams_gradient(isa, block.rows, a.cols().saturating_mul(b.cols()));
                 let b = b.panel_range(*first, count);
-                let start = if go_on { Start::Continue } else { Start::Zero };
+                grad_gemm(isa, GradGemm { a, b, start, stream, epilogue: out.reborrow().into() });
+            }
+            Piece::Rows { of, outputs_first, at, out } => {
+                // A product is the same either way round: so rows of the gradient are those of the operand that the caller wants first.
+                let (rows, cols) = if *outputs_first { (of.b, of.a) } else { (of.a, of.b) };
+                let (a, b) = (block.view(rows), block.view(cols));
+                let stream = streams_gradient(isa, block.rows, a.cols().saturating_mul(b.cols()));
+                let a = a.panel_range(at.start, at.len());
                 grad_gemm(isa, GradGemm { a, b, start, stream, epilogue: out.reborrow().into() });
             }
             Piece::Bias { of, first, out } => {
@@ -121,7 +137,7 @@ pub(super) fn sums(
     parts: Range<usize>,
     slab: Slab<'_>,
     threads: usize,
-    grads: &mut Gradients,
+    grads: &mut Slots<'_, '_>,
     go_on: bool,
 ) {
     let parts = &slab.program.parts[parts];
@@ -131,9 +147,9 @@ pub(super) fn sums(
     let numbers = || parts.iter().flat_map(|part| part.grads.iter().map(|grad| grad.affine));
     let (Some(low), Some(high)) = (numbers().min(), numbers().max()) else { return };
     let of = parts.iter().rev().flat_map(|part| &part.grads);
-    let affines = grads.affines[low..=high].iter_mut().rev();
     let shapes = &slab.program.affines;
-    let all = affines.zip(of).flat_map(|(grad, &of)| pieces(grad, of, shapes[of.affine], threads == 1));
+    let slots = grads.downwards(low..high + 1);
+    let all = slots.zip(of).flat_map(|(slot, &of)| pieces(slot, of, shapes[of.affine], threads == 1));
     // Nothing but a count of threads: a vector of units takes no memory.
     let mut crew = vec![(); threads];
     for_each(all, &mut crew, |mut piece, ()| {

@@ -56,7 +56,7 @@ impl<'a> From<Dest<'a>> for Out<'a> {
 impl Dest<'_> {
     pub(super) fn reborrow(&mut self) -> Dest<'_> {
         match self {
-            Dest::Rows(r) => Dest::Rows(RowsMut { data: r.data, ..*r }),
+            Dest::Rows(r) => Dest::Rows(r.reborrow()),
             Dest::Panels(p) => Dest::Panels(p.reborrow()),
         }
     }

@@ -17,7 +17,9 @@
 
 mod batch;
 mod blocks;
+pub(crate) mod packed;
 pub(crate) mod plan;
+pub(crate) mod record;
 mod rows;
 pub(crate) mod source;
 
@@ -26,13 +28,12 @@ use crate::error::Error;
 use crate::gemm::driver::for_each;
 use crate::gemm::macro_kernel::PACK;
 use crate::gemm::panels::panel_len;
-use crate::layers::gradients::Gradients;
 use crate::mat::{MatMut, MatRef};
 use crate::program::Program;
 use batch::{Slab, sums};
 use blocks::{Given, Record, RowBlock, RowBlocks, Sink, unstage};
 use rows::Job;
-use source::Source;
+use source::{Slots, Source};
 use std::slice;
 use std::sync::Arc;
 
@@ -43,14 +44,8 @@ pub(crate) struct Network<'a> {
     pub(crate) source: &'a dyn Source,
 }
 
-/// Floats of the record of `n` rows.
-pub(crate) fn record_len(program: &Program, n: usize, cols: usize) -> Result<usize, Error> {
-    let overflow = Error::Overflow { operand: "batch", rows: n, cols, strides: (1, 1) };
-    panel_len("batch", n, program.record_width.ok_or(overflow)?)
-}
-
-/// Runs a network on the rows of `x`, and says of how many rows its blocks were. With a `record`, of the length that [`record_len`]
-/// says, backward finds there what it needs. Shapes have been checked by the caller.
+/// Runs a network on the rows of `x`. With a `record`, of the length that [`record_len`] says, backward finds there what it needs. Shapes
+/// have been checked by the caller.
 pub(crate) fn forward(
     ctx: &Context,
     ws: &mut Workspace,
@@ -58,15 +53,19 @@ pub(crate) fn forward(
     (x, skip): (MatRef<'_>, Option<MatRef<'_>>),
     mut y: MatMut<'_>,
     record: Option<&mut [f32]>,
-) -> Result<usize, Error> {
+) -> Result<(), Error> {
     let n = x.rows();
     let recorded = record.is_some();
+    let (head, values) = record.map(record::parts_mut).unwrap_or_default();
     let Workspace { scratch, staging, plans, .. } = ws;
     let plan = plans.forward(ctx, program, n, (recorded, skip.is_some()))?;
     let shares = plan.shares;
     // Rows that leave nothing behind need not be computed: a view of stride 0 may have more of them than anyone could count.
-    if record.as_ref().is_none_or(|record| record.is_empty()) && y.cols() == 0 {
-        return Ok(shares.rows);
+    if values.is_empty() && y.cols() == 0 {
+        if recorded {
+            record::seal(head, program, n, shares.rows);
+        }
+        return Ok(());
     }
     // All memory is there before anything is written.
     let local_len = panel_len("batch", shares.rows.min(n), plan.memory.local_width)?;
@@ -81,7 +80,7 @@ pub(crate) fn forward(
     let record_width = if recorded { program.record_width.unwrap_or(0) } else { 0 };
     let blocks = RowBlocks {
         given: Given { entry: x, skip },
-        record: Record::Write(record.unwrap_or_default()),
+        record: Record::Write(values),
         slab: &mut [],
         sink: Some(&mut sink),
         norms: &mut [],
@@ -100,7 +99,10 @@ pub(crate) fn forward(
     if staged {
         unstage(staging, shares.rows, &mut y);
     }
-    Ok(shares.rows)
+    if recorded {
+        record::seal(head, program, n, shares.rows);
+    }
+    Ok(())
 }
 
 /// Does `run` for each block of rows: on threads that share the blocks, or with a crew that shares the columns of one after the other.
@@ -121,24 +123,25 @@ fn share<B>(
 }
 
 /// What backward is asked for.
-pub(crate) struct Wanted<'a> {
+pub(crate) struct Wanted<'a, 'm> {
     pub(crate) dx: Option<MatMut<'a>>,
-    pub(crate) grads: &'a mut Gradients,
+    pub(crate) grads: Slots<'a, 'm>,
     pub(crate) accumulate: bool,
     /// Norm of the gradient of each part's output.
     pub(crate) norms: Option<&'a mut [f64]>,
 }
 
-/// Runs a network backward from dy, from a record of its forward pass in blocks of `block_rows` rows. Shapes have been checked.
+/// Runs a network backward from dy, from the record of its forward pass. Shapes have been checked.
 pub(crate) fn backward(
     ctx: &Context,
     ws: &mut Workspace,
     Network { program, source }: Network<'_>,
-    (record, block_rows): (&[f32], usize),
+    record: &[f32],
     dy: MatRef<'_>,
-    wanted: Wanted<'_>,
+    wanted: Wanted<'_, '_>,
 ) -> Result<(), Error> {
-    let Wanted { mut dx, grads, accumulate, norms } = wanted;
+    let Wanted { mut dx, mut grads, accumulate, norms } = wanted;
+    let (record, block_rows) = record::open(record, program, dy.rows(), dy.cols())?;
     let record_width = program.record_width.unwrap_or(0);
     // A network without any width: its rows, of which forward took as many as there were, hold nothing.
     let n = if record_width == 0 && dy.cols() == 0 { 0 } else { dy.rows() };
@@ -164,7 +167,7 @@ pub(crate) fn backward(
         dx.as_mut().map(|dx| if staged { Sink::Staged(&mut *staging, dx_cols) } else { Sink::Rows(dx.reborrow()) });
 
     if n == 0 && !accumulate {
-        grads.clear();
+        grads.clear(program.affines.len());
     }
     let job = Job { ctx, source };
     for first_row in (0..n).step_by(slab_rows) {
@@ -192,7 +195,7 @@ pub(crate) fn backward(
             let block_rows = shares.rows;
             let memory = &plan.memory;
             let slab = Slab { program, memory, record, record_width, local: slab, block_rows, rows };
-            sums(ctx, group.parts.clone(), slab, shares.threads, grads, accumulate || first_row > 0);
+            sums(ctx, group.parts.clone(), slab, shares.threads, &mut grads, accumulate || first_row > 0);
         }
     }
     if let (true, Some(dx)) = (staged, &mut dx) {

@@ -1,7 +1,13 @@
 //! Where a call finds its weights, and where it leaves their gradients.
 
+use crate::gemm::buffers::Buffer;
 use crate::gemm::factor::Factor;
+use crate::gemm::panels::{PANEL, panels};
+use crate::layers::functional::AffineGradMut;
+use crate::layers::gradients::AffineGrad;
+use crate::mat::MatMut;
 use crate::program::Side;
+use std::ops::Range;
 
 /// The weights of a network, by the number of the affine map. `Program::check` has seen that each is there and of its size.
 pub(crate) trait Source: Sync {
@@ -9,4 +15,90 @@ pub(crate) trait Source: Sync {
     fn factor(&self, affine: usize, side: Side) -> Factor<'_>;
     /// The bias, if there is one, padded to whole panels.
     fn bias(&self, affine: usize) -> Option<&[f32]>;
+}
+
+/// Where the gradient of a weight matrix goes.
+pub(crate) enum Target<'a> {
+    /// To panels of dWᵀ, as weights of ours are stored.
+    Panels(&'a mut [f32]),
+    /// To the caller's row-major matrix: dW, with a row for each output, or dWᵀ, with one for each input.
+    Rows { m: MatMut<'a>, outputs_first: bool },
+}
+
+/// Where the gradients of an affine map go. What was declined is None.
+pub(crate) struct Slot<'a> {
+    pub(crate) dw: Option<Target<'a>>,
+    pub(crate) db: Option<&'a mut [f32]>,
+}
+
+/// Where all gradients of a network go.
+pub(crate) enum Slots<'a, 'm> {
+    /// To memory of ours.
+    Owned(&'a mut [AffineGrad]),
+    /// To the caller; by way of a buffer of panels, one for each map, where the strides are of no other use.
+    Caller(&'a mut [AffineGradMut<'m>], &'a mut [Buffer]),
+}
+
+impl Slots<'_, '_> {
+    /// Those of some maps, from the last one down.
+    pub(crate) fn downwards(&mut self, maps: Range<usize>) -> impl Iterator<Item = Slot<'_>> {
+        let (owned, caller) = match self {
+            Slots::Owned(grads) => (Some(grads[maps].iter_mut().rev().map(owned)), None),
+            Slots::Caller(grads, staging) => {
+                let both = grads[maps.clone()].iter_mut().zip(&mut staging[maps]);
+                (None, Some(both.rev().map(|(grad, staging)| caller(grad, staging))))
+            }
+        };
+        owned.into_iter().flatten().chain(caller.into_iter().flatten())
+    }
+
+    /// Makes every gradient of `maps` maps zero.
+    pub(crate) fn clear(&mut self, maps: usize) {
+        for slot in self.downwards(0..maps) {
+            match slot.dw {
+                None => {}
+                Some(Target::Panels(data)) => data.fill(0.0),
+                Some(Target::Rows { mut m, .. }) => m.fill(0.0),
+            }
+            slot.db.unwrap_or_default().fill(0.0);
+        }
+    }
+}
+
+fn owned(grad: &mut AffineGrad) -> Slot<'_> {
+    let dw = grad.dw.as_mut().map(|dw| Target::Panels(dw.as_mut_slice()));
+    Slot { dw, db: grad.db.as_deref_mut() }
+}
+
+fn caller<'s>(grad: &'s mut AffineGradMut<'_>, staging: &'s mut Buffer) -> Slot<'s> {
+    let dw = grad.weights.as_mut().map(|dw| {
+        let (outputs, inputs) = dw.shape();
+        match Layout::of(dw) {
+            Layout::Rows => Target::Rows { m: dw.reborrow(), outputs_first: true },
+            Layout::Columns => Target::Rows { m: dw.reborrow().t(), outputs_first: false },
+            Layout::Other => Target::Panels(&mut staging.as_mut_slice()[..panels(outputs) * PANEL * inputs]),
+        }
+    });
+    Slot { dw, db: grad.bias.as_deref_mut() }
+}
+
+/// How a matrix of the caller's lies in memory.
+pub(crate) enum Layout {
+    /// Row by row.
+    Rows,
+    /// Column by column.
+    Columns,
+    Other,
+}
+
+impl Layout {
+    pub(crate) fn of(m: &MatMut<'_>) -> Self {
+        if m.is_row_major() {
+            Layout::Rows
+        } else if m.as_ref().t().is_row_major() {
+            Layout::Columns
+        } else {
+            Layout::Other
+        }
+    }
 }

@@ -1,0 +1,286 @@
+//! Networks without weights of their own: every call brings them, in the caller's slices.
+
+use super::{GradMode, Layer};
+use crate::Activation;
+use crate::context::{Context, Workspace};
+use crate::error::{Error, expect_len, expect_shape};
+use crate::gemm::buffers::Buffer;
+use crate::gemm::pack::{pack, unpack};
+use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panel_len, panels};
+use crate::layers::block::Skip;
+use crate::mat::{MatMut, MatRef};
+use crate::parts::{Form, block, linear};
+use crate::program::{Program, Side};
+use crate::run::record::record_len;
+use crate::run::source::{Layout, Slots};
+use crate::run::{Network, Wanted, backward, forward};
+use std::sync::Arc;
+
+/// Weights and bias of an affine map, the caller's.
+#[derive(Debug, Clone, Copy)]
+pub struct AffineRef<'a> {
+    /// W, (outputs, inputs), any strides: a matrix (inputs, outputs) serves by [`MatRef::t`].
+    pub weights: MatRef<'a>,
+    /// b, one for each output.
+    pub bias: Option<&'a [f32]>,
+}
+
+/// Where the gradients of an affine map go: to the caller.
+#[derive(Debug, Default)]
+pub struct AffineGradMut<'a> {
+    /// ∂L/∂W, (outputs, inputs), any strides: a matrix (inputs, outputs) serves by [`MatMut::t`]. None: not wanted.
+    pub weights: Option<MatMut<'a>>,
+    /// ∂L/∂b, one for each output. None: not wanted.
+    pub bias: Option<&'a mut [f32]>,
+}
+
+/// A network as a function of its input *and its parameters*, for hosts that keep parameters themselves: the formula of a layer, without
+/// weights.
+///
+/// Calls take the parameters of each affine map in the order of [`Layer::affine`], from row-major slices or any strides, and write
+/// gradients to slices of the same kind. Results are those of the layer with the same parameters, bit for bit. Weights are brought into
+/// panels in the workspace once a call; after the first call of a size nothing is allocated.
+///
+/// ```
+/// use resblock::{Activation, AffineGradMut, AffineRef, Context, Functional, GradMode, MatMut, MatRef, Skip, Workspace};
+/// let (n, d, h) = (2, 3, 4);
+/// let (x, w1, b1, w2, b2) = ([0.5; 6], [0.1; 12], [0.0; 4], [0.2; 12], [0.0; 3]);
+/// let block = Functional::block(d, h, d, Activation::Gelu, Skip::Identity)?;
+/// let params = [
+///     AffineRef { weights: MatRef::new(&w1, h, d)?, bias: Some(&b1) }, // (outputs, inputs)
+///     AffineRef { weights: MatRef::new(&w2, h, d)?.t(), bias: Some(&b2) }, // (inputs, outputs)
+/// ];
+/// let (ctx, mut ws) = (Context::new()?, Workspace::new());
+/// let (mut y, mut record) = ([0.0; 6], vec![0.0; block.record_len(n)?]);
+/// block.forward(&ctx, &mut ws, &params, MatRef::new(&x, n, d)?, MatMut::new(&mut y, n, d)?, &mut record)?;
+///
+/// let (dy, mut dx) = ([1.0; 6], [0.0; 6]);
+/// let (mut dw1, mut db1, mut dw2) = ([0.0; 12], [0.0; 4], [0.0; 12]);
+/// let mut grads = [
+///     AffineGradMut { weights: Some(MatMut::new(&mut dw1, h, d)?), bias: Some(&mut db1) },
+///     AffineGradMut { weights: Some(MatMut::new(&mut dw2, h, d)?.t()), bias: None },
+/// ];
+/// let (dy, dx) = (MatRef::new(&dy, n, d)?, MatMut::new(&mut dx, n, d)?);
+/// block.backward(&ctx, &mut ws, &params, &record, dy, Some(dx), &mut grads, GradMode::Overwrite)?;
+/// # Ok::<(), resblock::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Functional {
+    program: Arc<Program>,
+}
+
+impl Functional {
+    /// y = phi(x Wᵀ + b) (+ x).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the input is added to an output of another width.
+    pub fn linear(inputs: usize, outputs: usize, phi: Activation, skip: Skip) -> Result<Self, Error> {
+        Self::skips("weights", (inputs, outputs), skip)?;
+        let skip = skip == Skip::Identity;
+        let form = Form::Linear(linear::Linear { inputs, outputs, phi, skip });
+        Ok(Self { program: Program::compile([form]) })
+    }
+
+    /// y = phi(x W1ᵀ + b1) W2ᵀ + b2 (+ x).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the input is added to an output of another width.
+    pub fn block(inputs: usize, hidden: usize, outputs: usize, phi: Activation, skip: Skip) -> Result<Self, Error> {
+        Self::skips("second weights", (inputs, outputs), skip)?;
+        let skip = skip == Skip::Identity;
+        let form = Form::Block(block::Block { inputs, hidden, outputs, phi, skip });
+        Ok(Self { program: Program::compile([form]) })
+    }
+
+    /// The formula of a layer or a whole network, without its weights.
+    pub fn of<L: Layer>(layer: &L) -> Self {
+        Self { program: Arc::clone(layer.program()) }
+    }
+
+    fn skips(operand: &'static str, (inputs, outputs): (usize, usize), skip: Skip) -> Result<(), Error> {
+        if skip == Skip::Identity { expect_shape(operand, (inputs, inputs), (outputs, inputs)) } else { Ok(()) }
+    }
+
+    /// Features of an input row.
+    pub fn inputs(&self) -> usize {
+        self.program.inputs()
+    }
+
+    /// Features of an output row.
+    pub fn outputs(&self) -> usize {
+        self.program.outputs()
+    }
+
+    /// (outputs, inputs) of the weights of each affine map.
+    pub fn shapes(&self) -> impl ExactSizeIterator<Item = (usize, usize)> {
+        self.program.affines.iter().map(|&(inputs, outputs)| (outputs, inputs))
+    }
+
+    /// Floats of the record of a batch of `n` rows: see [`Layer::record_len`].
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] if that overflows.
+    pub fn record_len(&self, n: usize) -> Result<usize, Error> {
+        record_len(&self.program, n, self.inputs())
+    }
+
+    /// y = f(x; params), nothing kept. x: `n x inputs`, y: `n x outputs`, any strides.
+    ///
+    /// # Errors
+    /// [`Error::Length`] naming `params` if they are not one for each affine map; [`Error::Shape`] naming `x`, `y` or weights (`w1`, …),
+    /// [`Error::Length`] naming a bias (`b1`, …); [`Error::Overflow`], [`Error::Memory`]. `y` is then untouched.
+    pub fn infer(
+        &self,
+        ctx: &Context,
+        ws: &mut Workspace,
+        params: &[AffineRef<'_>],
+        x: MatRef<'_>,
+        y: MatMut<'_>,
+    ) -> Result<(), Error> {
+        self.run(ctx, ws, params, x, y, None)
+    }
+
+    /// As [`Functional::infer`], with a record for backward in the caller's memory: [`Functional::record_len`] floats.
+    ///
+    /// # Errors
+    /// As [`Functional::infer`]; [`Error::Length`] naming `record`.
+    pub fn forward(
+        &self,
+        ctx: &Context,
+        ws: &mut Workspace,
+        params: &[AffineRef<'_>],
+        x: MatRef<'_>,
+        y: MatMut<'_>,
+        record: &mut [f32],
+    ) -> Result<(), Error> {
+        expect_len("record", self.record_len(x.rows())?, record.len())?;
+        self.run(ctx, ws, params, x, y, Some(record))
+    }
+
+    fn run(
+        &self,
+        ctx: &Context,
+        ws: &mut Workspace,
+        params: &[AffineRef<'_>],
+        x: MatRef<'_>,
+        y: MatMut<'_>,
+        record: Option<&mut [f32]>,
+    ) -> Result<(), Error> {
+        expect_shape("x", (x.rows(), self.inputs()), x.shape())?;
+        expect_shape("y", (x.rows(), self.outputs()), y.shape())?;
+        self.check_params(params)?;
+        let mut packed = std::mem::take(&mut ws.packed);
+        let result = packed.pack(ctx, &self.program, params, Side::Forward).and_then(|source| {
+            let net = Network { program: &self.program, source: &source };
+            forward(ctx, ws, net, (x, None), y, record)
+        });
+        ws.packed = packed;
+        result
+    }
+
+    /// Backward from a record and dy = ∂L/∂y (`n x outputs`): the gradients that `grads` has a place for, and dx if wanted. `params` are
+    /// those of the forward pass.
+    ///
+    /// # Errors
+    /// As [`Functional::infer`], naming `dy`, `dx`, `dw1`, `db1`, …; [`Error::Length`] or [`Error::Record`] if it is not a record of this
+    /// network and so many rows. Outputs are then untouched.
+    #[allow(clippy::too_many_arguments, reason = "one for each operand of the formula")]
+    pub fn backward(
+        &self,
+        ctx: &Context,
+        ws: &mut Workspace,
+        params: &[AffineRef<'_>],
+        record: &[f32],
+        dy: MatRef<'_>,
+        dx: Option<MatMut<'_>>,
+        grads: &mut [AffineGradMut<'_>],
+        mode: GradMode,
+    ) -> Result<(), Error> {
+        expect_shape("dy", (dy.rows(), self.outputs()), dy.shape())?;
+        if let Some(dx) = &dx {
+            expect_shape("dx", (dy.rows(), self.inputs()), dx.shape())?;
+        }
+        self.check_params(params)?;
+        self.check_grads(grads)?;
+        let accumulate = mode == GradMode::Accumulate;
+        let mut staging = std::mem::take(&mut ws.staged_grads);
+        let mut packed = std::mem::take(&mut ws.packed);
+        let result = stage(ctx, grads, &mut staging, accumulate).and_then(|()| {
+            let source = packed.pack(ctx, &self.program, params, Side::Adjoint)?;
+            let net = Network { program: &self.program, source: &source };
+            let wanted = Wanted { dx, grads: Slots::Caller(&mut *grads, &mut staging), accumulate, norms: None };
+            backward(ctx, ws, net, record, dy, wanted)
+        });
+        if result.is_ok() {
+            unstage(grads, &staging);
+        }
+        (ws.packed, ws.staged_grads) = (packed, staging);
+        result
+    }
+
+    fn check_params(&self, params: &[AffineRef<'_>]) -> Result<(), Error> {
+        expect_len("params", self.program.affines.len(), params.len())?;
+        for (i, (map, shape)) in params.iter().zip(self.shapes()).enumerate() {
+            expect_shape(operand(i, ["w1", "w2", "w3", "w4", "weights"]), shape, map.weights.shape())?;
+            if let Some(bias) = map.bias {
+                expect_len(operand(i, ["b1", "b2", "b3", "b4", "bias"]), shape.0, bias.len())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_grads(&self, grads: &[AffineGradMut<'_>]) -> Result<(), Error> {
+        expect_len("grads", self.program.affines.len(), grads.len())?;
+        for (i, (map, shape)) in grads.iter().zip(self.shapes()).enumerate() {
+            if let Some(dw) = &map.weights {
+                expect_shape(operand(i, ["dw1", "dw2", "dw3", "dw4", "dw"]), shape, dw.shape())?;
+            }
+            if let Some(db) = &map.bias {
+                expect_len(operand(i, ["db1", "db2", "db3", "db4", "db"]), shape.0, db.len())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The name of an operand of affine map `index`: the last of the names for those that have none of their own.
+fn operand(index: usize, names: [&'static str; 5]) -> &'static str {
+    names[index.min(names.len() - 1)]
+}
+
+/// The panels of dWᵀ, (inputs, outputs), in which a gradient of unusual strides is made.
+fn staged<'g, 'm>(grad: &'g mut AffineGradMut<'m>) -> Option<&'g mut MatMut<'m>> {
+    grad.weights.as_mut().filter(|dw| matches!(Layout::of(dw), Layout::Other))
+}
+
+/// Room for the gradients that are made in panels, and what they go on from.
+fn stage(
+    ctx: &Context,
+    grads: &mut [AffineGradMut<'_>],
+    staging: &mut Vec<Buffer>,
+    accumulate: bool,
+) -> Result<(), Error> {
+    if staging.len() < grads.len() {
+        staging.resize_with(grads.len(), Default::default);
+    }
+    for (grad, buffer) in grads.iter_mut().zip(staging) {
+        let Some(dw) = staged(grad) else { continue };
+        let (outputs, inputs) = dw.shape();
+        buffer.grow(panel_len("dw", inputs, outputs)?)?;
+        if accumulate {
+            let panels = PanelMut::new(&mut buffer.as_mut_slice()[..panels(outputs) * PANEL * inputs], inputs, outputs);
+            pack(ctx.isa(), dw.as_ref().t(), panels);
+        }
+    }
+    Ok(())
+}
+
+/// Hands out what was made in panels.
+fn unstage(grads: &mut [AffineGradMut<'_>], staging: &[Buffer]) {
+    for (grad, buffer) in grads.iter_mut().zip(staging) {
+        let Some(dw) = staged(grad) else { continue };
+        let (outputs, inputs) = dw.shape();
+        let panels = PanelRef::new(&buffer.as_slice()[..panels(outputs) * PANEL * inputs], inputs, outputs);
+        unpack(panels, &mut dw.reborrow().t(), 0);
+    }
+}

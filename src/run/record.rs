@@ -1,0 +1,98 @@
+//! Records: what a forward pass leaves for backward, in memory of ours or of the caller's.
+//!
+//! A line of 16 floats says what follows: rows of the batch, rows of a block, and a fingerprint of the program; then, for each block of
+//! rows, the values that some adjoint reads, each in panels (`Value::kept`). The length depends on program and batch alone. Numbers are
+//! cut into pieces of 16 bits, each a small whole number that survives whatever a host does to floats on their way.
+//!
+//! A record comes back from the caller, who may have changed it: whatever the head says is checked before it is used, and what follows
+//! are only numbers.
+
+use crate::error::{Error, expect_len};
+use crate::gemm::buffers::Buffer;
+use crate::gemm::panels::{PANEL, panel_len};
+use crate::program::Program;
+
+/// Floats of the head: a line, so that what follows is aligned as the record is.
+const HEAD: usize = PANEL;
+/// Floats of a number in the head.
+const DIGITS: usize = 4;
+
+/// Floats of the record of `n` rows of `cols` columns.
+pub(crate) fn record_len(program: &Program, n: usize, cols: usize) -> Result<usize, Error> {
+    let overflow = || Error::Overflow { operand: "batch", rows: n, cols, strides: (1, 1) };
+    let body = panel_len("batch", n, program.record_width.ok_or_else(overflow)?)?;
+    body.checked_add(HEAD).ok_or_else(overflow)
+}
+
+/// Splits a record that is to be written: the head, and the values.
+pub(crate) fn parts_mut(record: &mut [f32]) -> (&mut [f32], &mut [f32]) {
+    record.split_at_mut(HEAD)
+}
+
+/// Writes the head.
+pub(crate) fn seal(head: &mut [f32], program: &Program, n: usize, block_rows: usize) {
+    let numbers = [n as u64, block_rows as u64, program.fingerprint, 0];
+    for (digits, number) in head.chunks_exact_mut(DIGITS).zip(numbers) {
+        for (i, digit) in digits.iter_mut().enumerate() {
+            *digit = f32::from((number >> (16 * i)) as u16);
+        }
+    }
+}
+
+/// The values of a record of `n` rows, and of how many rows its blocks are.
+pub(crate) fn open<'r>(
+    record: &'r [f32],
+    program: &Program,
+    n: usize,
+    cols: usize,
+) -> Result<(&'r [f32], usize), Error> {
+    expect_len("record", record_len(program, n, cols)?, record.len())?;
+    let (head, values) = record.split_at(HEAD);
+    let number = |at: usize| {
+        let digits = head[at * DIGITS..][..DIGITS].iter().rev();
+        digits.fold(0u64, |number, &digit| number << 16 | u64::from(digit as u16))
+    };
+    let (rows, block_rows) = (number(0), usize::try_from(number(1)).unwrap_or(0));
+    if number(2) != program.fingerprint {
+        return Err(Error::Record { reason: "it is not one that a forward pass of this network left" });
+    }
+    if rows != n as u64 || block_rows == 0 {
+        return Err(Error::Record { reason: "it is of a batch with another number of rows" });
+    }
+    Ok((values, block_rows))
+}
+
+/// What a forward pass leaves for its backward: memory that is used again by every forward pass that it is given to.
+///
+/// Any number of records may be alive, on any thread; backward reads one and can do so again. It is `4 n w` bytes and one line of 64, where
+/// w is what a network keeps for each row, whatever the threads and block sizes were ([`crate::Layer::record_len`]).
+#[derive(Debug, Clone, Default)]
+pub struct Record {
+    buffer: Buffer,
+    len: usize,
+}
+
+impl Record {
+    /// An empty record: no pass has left anything in it.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The record as backward takes it.
+    pub fn as_slice(&self) -> &[f32] {
+        &self.buffer.as_slice()[..self.len]
+    }
+
+    /// Room for `len` floats.
+    pub(crate) fn room(&mut self, len: usize) -> Result<&mut [f32], Error> {
+        self.len = 0;
+        self.buffer.grow(len)?;
+        self.len = len;
+        Ok(&mut self.buffer.as_mut_slice()[..len])
+    }
+
+    /// Forgets what is in it: no pass has left anything.
+    pub(crate) fn clear(&mut self) {
+        self.len = 0;
+    }
+}
