@@ -215,7 +215,6 @@ impl Gradients {
         })
     }
 
-
     /// Multiplies every gradient by `factor`, rounding it once more: the factor of a norm clip, say.
     ///
     /// Not for the mean over micro-batches: pieces of 3 and 2 rows would weigh the same. Give the loss the divisor of the whole batch
