@@ -18,6 +18,7 @@ mod layers;
 mod loss;
 mod mat;
 mod optim;
+mod params;
 mod peak;
 pub mod reference;
 #[allow(unsafe_code, reason = "intrinsics, and the crossing into code compiled for an instruction set")]
@@ -33,17 +34,19 @@ pub use gemm::blocking::Blocking;
 pub use gemm::driver::Par;
 pub use gemm::panels::PanelMat;
 pub use layers::block::{Block, Skip};
-pub use layers::gradients::{AffineName, Gradients, Parameter};
 pub use layers::init::{Init, Scheme};
 pub use layers::linear::Linear;
 pub use layers::stack::{Stack, StackConfig};
-pub use layers::summary::GradientSummary;
 pub use layers::{GradMode, GradientFlow, Layer, Pass};
 pub use loss::{
     BinaryCrossEntropy, CrossEntropy, Divisor, Huber, SquaredError, mean_squared_error, softmax_cross_entropy,
 };
 pub use mat::{MatMut, MatRef};
 pub use optim::{AdamW, Optimizer, Sgd};
+pub use params::gradients::Gradients;
+pub use params::name::{Part, Place, Role, TensorName};
+pub use params::summary::GradientSummary;
+pub use params::tensor::{TensorMut, TensorRef};
 pub use peak::{KernelBench, Peak, fma_peak, read_bandwidth};
 pub use simd::{Isa, IsaList};
 pub use weights::{Affine, Weights};

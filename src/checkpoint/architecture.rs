@@ -6,14 +6,14 @@
 use crate::Activation;
 use crate::fused::Stage;
 use crate::layers::Layer;
-use crate::layers::gradients::AffineName;
+use crate::params::name::Place;
 use std::collections::HashMap;
 
 /// Its name among the strings of a file.
 pub(super) const ARCHITECTURE: &str = "resblock.architecture";
 
 /// Each affine map of `layer`, and what is done with what comes out of it.
-pub(super) fn of<L: Layer>(layer: &L) -> impl Iterator<Item = (AffineName, String)> {
+pub(super) fn of<L: Layer>(layer: &L) -> impl Iterator<Item = (Place, String)> {
     let stages = (0..layer.len()).flat_map(|i| match layer.stage(i) {
         Stage::Linear { phi, skip, .. } => vec![then(phi, skip)],
         Stage::Block { phi, skip, .. } => vec![then(phi, false), then(Activation::Identity, skip)],

@@ -28,8 +28,8 @@ use crate::gemm::factor::Factor;
 use crate::gemm::macro_kernel::{Gemm, PACK, Start, gemm};
 use crate::gemm::pack::pack;
 use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panel_len, panels};
-use crate::layers::gradients::Gradients;
 use crate::mat::{MatMut, MatRef};
+use crate::params::gradients::Gradients;
 use crate::weights::Affine;
 use std::slice;
 

@@ -12,7 +12,7 @@ use crate::gemm::column_sums::column_sums;
 use crate::gemm::driver::for_each;
 use crate::gemm::macro_kernel::{GradGemm, Start, grad_gemm};
 use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panels};
-use crate::layers::gradients::{AffineGrad, Gradients};
+use crate::params::gradients::Gradients;
 use crate::simd::Isa;
 
 /// Some row blocks, with what forward and backward by rows left of them.
@@ -85,10 +85,8 @@ const PIECE_PANELS: usize = 6;
 const PIECE_BIAS_PANELS: usize = 4;
 
 /// Cuts the gradients of one affine map into pieces. What was declined has none.
-fn pieces<'a>(grad: &'a mut AffineGrad, operands: Operands, alone: bool) -> impl Iterator<Item = Piece<'a>> {
+fn pieces<'a>([dw, db]: [&'a mut [f32]; 2], operands: Operands, alone: bool) -> impl Iterator<Item = Piece<'a>> {
     let (inputs, outputs) = (operands.a.cols, operands.b.cols);
-    let dw = grad.dw.as_mut().map_or(&mut [][..], |dw| dw.as_mut_slice());
-    let db = grad.db.as_mut().map_or(&mut [][..], |db| &mut db[..]);
     let all = panels(outputs).max(1);
     let (count, bias_count) = if alone { (all, all) } else { (PIECE_PANELS, PIECE_BIAS_PANELS) };
     let weights = dw.chunks_mut((count * PANEL * inputs).max(1)).enumerate().map(move |(i, out)| {
@@ -137,7 +135,7 @@ pub(super) fn weight_gradients(
     let Slab { tape, tape_width, slab, layout, block_rows, rows } = slab;
     let work: usize = (group.low..group.high).map(|i| net.stage(i).work()).fold(0, usize::saturating_add);
     let threads = ctx.par().threads_for(useful_threads(rows.saturating_mul(work)));
-    let affines = grads.affines[..group.affine_end].iter_mut().rev();
+    let affines = grads.affines_rev_mut(group.affine_end);
     let operands = operands(net, group, layout).flat_map(|[first, second]| second.into_iter().chain(first));
     let all = affines.zip(operands).flat_map(|(grad, operands)| pieces(grad, operands, threads == 1));
     // Nothing but a count of threads: a vector of units takes no memory.

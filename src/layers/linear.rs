@@ -1,6 +1,5 @@
 //! y = phi(x Wᵀ + b) + skip.
 
-use super::gradients::AffineName;
 use super::init::Init;
 use super::{Layer, Pass, check};
 use crate::Activation;
@@ -9,6 +8,8 @@ use crate::error::{Error, expect_shape};
 use crate::fused::forward::forward;
 use crate::fused::{Stage, Stages};
 use crate::mat::{MatMut, MatRef};
+use crate::params::name::{Part, Place};
+use crate::params::tensor::{TensorMut, TensorRef};
 use crate::weights::Affine;
 
 /// A fused linear layer: y = phi(x Wᵀ + b), or y = x + phi(x Wᵀ + b), in one pass. x: `n x inputs`, W: (outputs, inputs),
@@ -77,6 +78,16 @@ impl Linear {
         Ok(Pass { layer: self, ws, ctx: *ctx, plan, rows: x.rows() })
     }
 
+    /// Weights and bias by their names at `place`.
+    pub(super) fn tensors(&self, place: Place) -> impl Iterator<Item = TensorRef<'_>> {
+        self.affine.tensors(place)
+    }
+
+    /// As [`Linear::tensors`], to be changed.
+    pub(super) fn tensors_mut(&mut self, place: Place) -> impl Iterator<Item = TensorMut<'_>> {
+        self.affine.tensors_mut(place)
+    }
+
     fn check_skip(&self, x: MatRef<'_>, skip: MatRef<'_>, y: &MatMut<'_>) -> Result<(), Error> {
         check(self, x, y)?;
         expect_shape("skip", y.shape(), skip.shape())?;
@@ -112,7 +123,13 @@ impl Layer for Linear {
     fn affine_mut(&mut self, index: usize) -> Option<&mut Affine> {
         (index == 0).then_some(&mut self.affine)
     }
-    fn affine_name(&self, _: usize) -> AffineName {
-        AffineName::Linear
+    fn affine_name(&self, _: usize) -> Place {
+        Part::Linear.into()
+    }
+    fn parameters(&self) -> impl Iterator<Item = TensorRef<'_>> {
+        self.tensors(Part::Linear.into())
+    }
+    fn parameters_mut(&mut self) -> impl Iterator<Item = TensorMut<'_>> {
+        self.tensors_mut(Part::Linear.into())
     }
 }

@@ -1,12 +1,9 @@
 //! The layer API: thin, safe, typed. Layers own parameters; everything else is the caller's.
 
-pub(crate) mod affines;
 pub(crate) mod block;
-pub(crate) mod gradients;
 pub(crate) mod init;
 pub(crate) mod linear;
 pub(crate) mod stack;
-pub(crate) mod summary;
 
 use crate::context::{Context, Workspace};
 use crate::error::{Error, expect_shape};
@@ -14,8 +11,10 @@ use crate::fused::backward::{Wanted, backward};
 use crate::fused::forward::forward;
 use crate::fused::{Plan, Stages};
 use crate::mat::{MatMut, MatRef};
+use crate::params::gradients::Gradients;
+use crate::params::name::Place;
+use crate::params::tensor::{TensorMut, TensorRef};
 use crate::weights::Affine;
-use gradients::{AffineName, Gradients, Parameter};
 
 /// A network or a part of one: [`crate::Linear`], [`crate::Block`] or [`crate::Stack`]. (Sealed: the kernels know these three.)
 ///
@@ -39,16 +38,14 @@ pub trait Layer: Stages + Sized {
     /// Affine map `index`, to be changed.
     fn affine_mut(&mut self, index: usize) -> Option<&mut Affine>;
 
-    /// Name of affine map `index`: `blocks.3.first`, say.
-    fn affine_name(&self, index: usize) -> AffineName;
+    /// Where affine map `index` is: `blocks.3.first`, say.
+    fn affine_name(&self, index: usize) -> Place;
 
     /// Every parameter with its name: the weights (outputs, inputs) and the bias of each affine map in turn.
-    fn parameters(&self) -> impl Iterator<Item = Parameter<'_>> {
-        (0..self.affine_count()).flat_map(|i| {
-            let name = self.affine_name(i);
-            self.affine(i).into_iter().flat_map(move |affine| Parameter::of(name, affine))
-        })
-    }
+    fn parameters(&self) -> impl Iterator<Item = TensorRef<'_>>;
+
+    /// Every parameter, in the same order, to be changed.
+    fn parameters_mut(&mut self) -> impl Iterator<Item = TensorMut<'_>>;
 
     /// Number of learnable numbers.
     fn parameter_count(&self) -> usize {
