@@ -136,12 +136,22 @@ pub enum Error {
         available: IsaList,
     },
     /// Gradients or optimiser state made for another network.
-    #[error("{operand}: made for a network with other layers; weight layer {index} differs")]
+    #[error("{operand}: made for a network with other tensors; {tensor} differs")]
     Mismatch {
         /// Name of the operand.
         operand: &'static str,
-        /// Index of the first weight layer that differs, in the order of the parameters.
-        index: usize,
+        /// Name of the first tensor that differs, in the order of the parameters.
+        tensor: String,
+    },
+    /// Values of another shape than the parameter or the gradient that they are to replace.
+    #[error("{tensor}: expected shape {expected:?} (rows, columns), found {found:?}")]
+    TensorShape {
+        /// Name of the tensor.
+        tensor: String,
+        /// Expected (rows, columns).
+        expected: (usize, usize),
+        /// Found (rows, columns).
+        found: (usize, usize),
     },
     /// Memory that does not hold the record of such a forward pass.
     #[error("record: {reason}")]

@@ -3,6 +3,9 @@
 use crate::error::{Error, expect_shape};
 use crate::gemm::panels::{PanelMat, PanelRef};
 use crate::mat::{MatMut, MatRef};
+use crate::params::name::Place;
+use crate::params::tensor::{TensorMut, TensorRef};
+use std::iter;
 
 /// The weight matrix of a linear map from `inputs` to `outputs` features, packed once and reused by every call.
 ///
@@ -118,6 +121,20 @@ impl Affine {
     /// The bias, padded to whole panels.
     pub(crate) fn padded_bias(&self) -> Option<&[f32]> {
         self.bias.as_ref().map(PanelMat::as_slice)
+    }
+
+    /// Weights and bias by their names at `place`.
+    pub(crate) fn tensors(&self, place: Place) -> impl Iterator<Item = TensorRef<'_>> {
+        let weights = TensorRef::new(place.weight(), self.weights.view());
+        let bias = self.bias.as_ref().map(|bias| TensorRef::new(place.bias(), bias.view()));
+        iter::once(weights).chain(bias)
+    }
+
+    /// As [`Affine::tensors`], to be changed.
+    pub(crate) fn tensors_mut(&mut self, place: Place) -> impl Iterator<Item = TensorMut<'_>> {
+        let weights = TensorMut::new(place.weight(), self.weights.panels.view_mut());
+        let bias = self.bias.as_mut().map(|bias| TensorMut::new(place.bias(), bias.view_mut()));
+        iter::once(weights).chain(bias)
     }
 
     /// Input features.

@@ -10,7 +10,7 @@ mod common;
 use common::{ACTIVATIONS, assert_same, contexts, mat, mat_mut, same};
 use resblock::bounds::{Accuracy, slope_accuracy, ulp, value_accuracy};
 use resblock::reference::Real;
-use resblock::{Activation, Affine, GradMode, Gradients, Layer, Linear, Workspace};
+use resblock::{Activation, Affine, GradMode, Gradients, Layer, Linear, Role, Workspace};
 
 /// Bits from one sampled float to the next: a prime, so that all low bits occur.
 const STRIDE: u64 = 4099;
@@ -191,7 +191,7 @@ fn kernels_of_every_instruction_set_give_the_bits_of_value_and_derivative() {
             assert_same(format_args!("{} {ctx:?}", phi.name()), &y, &values);
             let dy = vec![1.0; n];
             pass.backward(mat(&dy, 1, n), None, &mut grads, GradMode::Overwrite).expect("backward");
-            let db = grads.iter().find(|g| g.is_bias()).expect("a bias");
+            let db = grads.iter().find(|g| g.role() == Role::Bias).expect("a bias");
             let mut found = vec![0.0; n];
             db.write_to(mat_mut(&mut found, 1, n)).expect("a copy");
             if phi == Activation::Identity {

@@ -5,10 +5,10 @@ use resblock::bounds::loss::LossAccuracy;
 use resblock::bounds::{Accuracy, BackwardBounds, ForwardBounds, Map, MapBounds, NetworkBounds, Numbers, Running};
 use resblock::reference::{BlockGrads, BlockOut, BlockParams, LinearGrads, LinearOut};
 use resblock::{
-    Activation, AdamW, Affine, AffineName, BinaryCrossEntropy, Block, Blocking, Checkpoint, CheckpointError, Context,
-    CrossEntropy, Divisor, Error, GradMode, GradientFlow, GradientSummary, Gradients, Huber, Init, Isa, IsaList,
-    KernelBench, Leftovers, Linear, MatMut, MatRef, PanelMat, Par, Parameter, Pass, Peak, Scheme, Sgd, Skip, Snapshot,
-    SquaredError, Stack, StackConfig, TensorInfo, Weights, Workspace,
+    Activation, AdamW, Affine, BinaryCrossEntropy, Block, Blocking, Checkpoint, CheckpointError, Context, CrossEntropy,
+    Divisor, Error, GradMode, GradientFlow, GradientSummary, Gradients, Huber, Init, Isa, IsaList, KernelBench,
+    Leftovers, Linear, MatMut, MatRef, PanelMat, Par, Part, Pass, Peak, Place, Role, Scheme, Sgd, Skip, Snapshot,
+    SquaredError, Stack, StackConfig, TensorInfo, TensorMut, TensorName, TensorRef, Weights, Workspace,
 };
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
@@ -26,13 +26,13 @@ macro_rules! assert_traits {
 }
 
 assert_traits!(VALUES:
-    Activation, AdamW, Affine, AffineName, Block, Blocking, Checkpoint<'_>, CheckpointError, Context, Error, GradMode,
-    GradientFlow, Gradients, GradientSummary, Init, Isa, Snapshot<'_>, IsaList, KernelBench, Linear, MatRef<'_>, PanelMat, Par, Parameter<'_>, Peak, Scheme, Sgd, Skip, Stack, StackConfig,
+    Activation, AdamW, Affine, Block, Blocking, Checkpoint<'_>, CheckpointError, Context, Error, GradMode,
+    GradientFlow, Gradients, GradientSummary, Init, Isa, Snapshot<'_>, IsaList, KernelBench, Linear, MatRef<'_>, PanelMat, Par, Part, Peak, Place, Role, TensorName, TensorRef<'_>, Place, Role, Scheme, Sgd, Skip, Stack, StackConfig,
     Leftovers, TensorInfo<'_>, Weights, Workspace, Accuracy, BackwardBounds, ForwardBounds, Map, MapBounds, NetworkBounds, Numbers, Running, BlockGrads<f32>, BlockOut<f32>, BlockParams<'_, f32>, LinearGrads<f32>, LinearOut<f32>,
     BinaryCrossEntropy<'_>, CrossEntropy<'_>, Divisor, Huber, SquaredError, LossAccuracy;
     crosses_threads, survives_panics
 );
-assert_traits!(BORROWS: MatMut<'_>, Pass<'_, Linear>, Pass<'_, Block>, Pass<'_, Stack>; crosses_threads);
+assert_traits!(BORROWS: MatMut<'_>, TensorMut<'_>, Pass<'_, Linear>, Pass<'_, Block>, Pass<'_, Stack>; crosses_threads);
 
 /// The types of the public API, by the list that `.ci/api` holds it to.
 fn exported() -> Vec<String> {

@@ -9,7 +9,7 @@ use common::{
     oracle_backward, oracle_forward, random_grads, random_stack, size, values_of, zero_grads,
 };
 use proptest::prelude::*;
-use resblock::{Activation, AffineName, Blocking, Context, GradMode, Gradients, Layer, MatRef, Stack, Workspace};
+use resblock::{Activation, Blocking, Context, GradMode, Gradients, Layer, MatRef, Stack, Workspace};
 
 /// A batch with what the oracle makes of it.
 struct Case {
@@ -285,7 +285,8 @@ fn each_gradient_can_be_declined_and_the_others_keep_their_bits() {
             let (map, bias) = (declined / 2, declined % 2 == 1);
             let name = layer.affine_name(map);
             let mut grads = gradients_of(&layer, &case.preset);
-            assert!(if bias { grads.decline_bias(name) } else { grads.decline_weights(name) });
+            let tensor = if bias { name.bias() } else { name.weight() };
+            assert_eq!(grads.decline(|name| name == tensor), 1);
             let mut want = case.accumulated.clone();
             *(if bias { &mut want[map].db } else { &mut want[map].dw }) = Vec::new();
             let (mut y, mut dx, mut ws) = (vec![0.0; 21 * 4], vec![0.0; 21 * 5], Workspace::new());
@@ -305,10 +306,7 @@ fn everything_declined_leaves_dx_alone_to_compute() {
     let layer = stages[0].build_block();
     let case = Case::new(&stages, &mut rng, 21);
     let mut grads = Gradients::new(&layer).expect("gradients");
-    for name in [AffineName::First, AffineName::Second] {
-        assert!(grads.decline_weights(name) && grads.decline_bias(name));
-    }
-    assert!(!grads.decline_weights(AffineName::Output), "a block has no such map");
+    assert_eq!(grads.decline(|_| true), 4);
     assert_eq!(grads.iter().count(), 0);
     let (mut y, mut dx, mut ws) = (vec![0.0; 21 * 18], vec![0.0; 21 * 18], Workspace::new());
     let pass = layer.forward(&fastest(), &mut ws, case.x.view(), mat_mut(&mut y, 21, 18)).expect("forward");

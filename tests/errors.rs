@@ -6,8 +6,8 @@ mod common;
 use common::{Grid, Layout, Map, MapGrad, Rng, Stage, assert_same_grads, build_stack, fastest, mat, mat_mut};
 use common::{gradients_of, parameters_of, random_grads, random_stack, values_of};
 use resblock::{
-    Activation, AdamW, Affine, AffineName, Block, Context, Error, GradMode, GradientFlow, Gradients, Init, Isa,
-    IsaList, Layer, Linear, MatMut, MatRef, Optimizer, PanelMat, Sgd, Skip, Stack, StackConfig, Weights, Workspace,
+    Activation, AdamW, Affine, Block, Context, Error, GradMode, GradientFlow, Gradients, Init, Isa, IsaList, Layer,
+    Linear, MatMut, MatRef, Optimizer, PanelMat, Part, Sgd, Skip, Stack, StackConfig, Weights, Workspace,
     mean_squared_error, softmax_cross_entropy,
 };
 
@@ -116,23 +116,30 @@ fn a_dy_or_dx_of_the_wrong_shape_is_refused_and_gradients_untouched() {
     }
 }
 
+fn mismatch(operand: &'static str, tensor: &str) -> Error {
+    Error::Mismatch { operand, tensor: tensor.into() }
+}
+
 #[test]
 fn gradients_of_another_network_are_refused_and_untouched() {
     let mut rng = Rng::new(3);
     let stages = random_stack(&mut rng, (5, 6, 9, 4), 1, Activation::Gelu, true);
     let layer = build_stack(&stages);
-    for (widths, blocks, index) in
-        [((5, 6, 9, 3), 1, 3), ((5, 6, 8, 4), 1, 1), ((4, 6, 9, 4), 1, 0), ((5, 6, 9, 4), 2, 3)]
-    {
+    for (widths, blocks, tensor) in [
+        ((5, 6, 9, 3), 1, "output.weight"),
+        ((5, 6, 8, 4), 1, "blocks.0.first.weight"),
+        ((4, 6, 9, 4), 1, "input.weight"),
+        ((5, 6, 9, 4), 2, "output.weight"),
+    ] {
         let others = random_stack(&mut rng, widths, blocks, Activation::Gelu, true);
         let other = build_stack(&others);
         let grads = gradients_of(&other, &random_grads(&mut rng, &others));
         let error = refused(&layer, (3, 4), (3, 5), grads.clone(), &other);
-        assert_eq!(error, Error::Mismatch { operand: "grads", index });
+        assert_eq!(error, mismatch("grads", tensor));
 
         // Optimisers refuse them, too, and change no parameter.
         let (mut trained, before) = (layer.clone(), parameters_of(&layer));
-        let error = Error::Mismatch { operand: "grads", index };
+        let error = mismatch("grads", tensor);
         assert_eq!(Sgd::new(0.1, 0.9).step(&fastest(), &mut trained, &grads), Err(error.clone()));
         let mut adam = AdamW::new(0.1);
         assert_eq!(adam.step(&fastest(), &mut trained, &grads), Err(error));
@@ -147,7 +154,7 @@ fn gradients_with_a_bias_are_refused_by_a_layer_without() {
     let with = Stage::linear(&mut rng, 5, 4, Activation::Identity, true).build_linear();
     let without = Stage::linear(&mut rng, 5, 4, Activation::Identity, false).build_linear();
     let error = refused(&without, (3, 4), (3, 5), Gradients::new(&with).expect("gradients"), &with);
-    assert_eq!(error, Error::Mismatch { operand: "grads", index: 0 });
+    assert_eq!(error, mismatch("grads", "linear.bias"));
 }
 
 #[test]
@@ -156,7 +163,7 @@ fn an_optimiser_refuses_a_second_network() {
     let mut first = Stage::linear(&mut rng, 5, 4, Activation::Identity, true).build_linear();
     let mut second = Stage::linear(&mut rng, 20, 4, Activation::Identity, true).build_linear();
     let grads = |layer: &Linear| Gradients::new(layer).expect("gradients");
-    let error = Error::Mismatch { operand: "optimiser state", index: 0 };
+    let error = mismatch("optimiser state", "linear.weight");
     let (mut sgd, mut adam) = (Sgd::new(0.1, 0.9), AdamW::new(0.1));
     let g = grads(&first);
     assert_eq!(sgd.step(&fastest(), &mut first, &g), Ok(()));
@@ -261,7 +268,8 @@ fn lengths_of_vectors_are_checked() {
     assert_eq!(Affine::new(mat(&w, 2, 3), Some(&[0.0; 3])).err(), Some(length("bias", 2, 3)));
     let layer = Linear::with_init(3, 2, Activation::Relu, &mut Init::he(0)).expect("a layer");
     let mut grads = Gradients::new(&layer).expect("gradients");
-    assert_eq!(grads.set_bias(AffineName::Linear, &[0.0; 3]), Err(length("db", 2, 3)));
+    let error = Error::TensorShape { tensor: "linear.bias".into(), expected: (1, 2), found: (1, 3) };
+    assert_eq!(grads.set(Part::Linear.bias(), mat(&w[..3], 1, 3)), Err(error));
     assert_eq!(softmax_cross_entropy(mat(&w, 2, 3), &[0], None), Err(length("labels", 2, 1)));
 }
 
@@ -282,9 +290,12 @@ fn shapes_of_parameters_and_gradients_are_checked_as_the_caller_wrote_them() {
     }
     out.assert_untouched("output");
     let mut grads = Gradients::new(&layer).expect("gradients");
-    assert_eq!(grads.set_weights(AffineName::Linear, mat(&w[..6], 3, 2)), Err(shape("dw", (2, 3), (3, 2))));
-    assert_eq!(grads.set_weights(AffineName::Output, mat(&w[..6], 3, 2)), Ok(false), "no such map");
-    assert_eq!(grads.set_bias(AffineName::Output, &w), Ok(false), "no such map");
+    let error = Error::TensorShape { tensor: "linear.weight".into(), expected: (2, 3), found: (3, 2) };
+    assert_eq!(grads.set(Part::Linear.weight(), mat(&w[..6], 3, 2)), Err(error.clone()));
+    let mut weights = layer.parameters_mut().next().expect("weights");
+    assert_eq!(weights.read_from(mat(&w[..6], 3, 2)), Err(error));
+    assert_eq!(parameters_of(&layer), before);
+    assert_eq!(grads.set(Part::Output.weight(), mat(&w[..6], 3, 2)), Ok(false), "no such tensor");
     assert_eq!(grads.norm(), 0.0);
     for gradient in grads.iter() {
         let mut wrong = Grid::new(Layout::Tight, 3, 3);
@@ -429,10 +440,7 @@ fn errors_say_what_is_wrong_and_cross_threads() {
             "labels[1]: expected a class below 3, found 7",
         ),
         (Error::Setting { operand: "skip", reason: "no" }, "skip: no"),
-        (
-            Error::Mismatch { operand: "grads", index: 4 },
-            "grads: made for a network with other layers; weight layer 4 differs",
-        ),
+        (mismatch("grads", "output.bias"), "grads: made for a network with other tensors; output.bias differs"),
     ];
     for (error, text) in texts {
         crosses_threads(&error);

@@ -101,7 +101,7 @@ fn moments_of_a_network_with_panels_of_the_same_length_are_refused() {
         let grads = Gradients::new(&layer).expect("gradients");
         assert_eq!(optimiser.step(&fastest(), &mut layer, &grads), Ok(()));
         let grads = Gradients::new(&other).expect("gradients");
-        let refused = Err(Error::Mismatch { operand: "optimiser state", index: 0 });
+        let refused = Err(Error::Mismatch { operand: "optimiser state", tensor: "linear.weight".into() });
         assert_eq!(optimiser.step(&fastest(), &mut other, &grads), refused);
     }
     check(Sgd::new(0.1, 0.9));

@@ -180,9 +180,9 @@ fn gradients<L: Layer>(place: Place, layer: &L, values: &[MapGrad<f32>]) -> Grad
     for (i, value) in values.iter().enumerate() {
         let (map, name) = (layer.affine(i).expect("a map"), layer.affine_name(i));
         let dw = Matrix::of(place, map.outputs(), map.inputs(), &value.dw);
-        let db = Guarded::new(place.0, &value.db);
-        assert_eq!(grads.set_weights(name, dw.view()), Ok(true));
-        assert_eq!(grads.set_bias(name, db.get()), Ok(map.bias().is_some()));
+        let db = Matrix::of(place, 1, value.db.len(), &value.db);
+        assert_eq!(grads.set(name.weight(), dw.view()), Ok(true));
+        assert_eq!(grads.set(name.bias(), db.view()), Ok(map.bias().is_some()));
     }
     grads
 }

@@ -10,9 +10,9 @@ use common::{
 use resblock::bounds::Running;
 use resblock::reference::Real;
 use resblock::{
-    Activation, AdamW, Affine, AffineName, Block, Blocking, Context, Error, GradMode, GradientFlow, Gradients, Init,
-    Isa, Layer, Linear, MatMut, MatRef, Optimizer, PanelMat, Par, Parameter, Pass, Scheme, Sgd, Skip, Stack,
-    StackConfig, Weights, Workspace, mean_squared_error, softmax_cross_entropy,
+    Activation, AdamW, Affine, Block, Blocking, Context, Error, GradMode, GradientFlow, Gradients, Init, Isa, Layer,
+    Linear, MatMut, MatRef, Optimizer, PanelMat, Par, Part, Pass, Scheme, Sgd, Skip, Stack, StackConfig, Weights,
+    Workspace, mean_squared_error, softmax_cross_entropy,
 };
 
 fn config() -> StackConfig {
@@ -76,7 +76,7 @@ fn layers_tell_their_sizes_and_their_maps() {
     assert_eq!(map.weights().get(32, 19), parameters_of(&stack)[2].last().copied());
     assert_eq!((map.weights().get(33, 0), map.weights().get(0, 20)), (None, None));
     let bias = stack.parameters().nth(1).expect("a bias");
-    assert!(bias.is_bias() && bias.affine() == AffineName::Input);
+    assert!(bias.name() == Part::Input.bias());
     assert_eq!((bias.get(0, 19), bias.get(0, 20), bias.get(1, 0)), (Some(0.0), None, None));
 }
 
@@ -199,7 +199,7 @@ fn norms_do_not_count_the_padding_whatever_was_written_there() {
     let mut grads = Gradients::new(&layer).expect("gradients");
     grads.scale(1.0 / grads.norm() as f32);
     assert!(grads.norm().is_nan());
-    grads.set_weights(AffineName::Linear, mat(&[3.0; 15], outputs, inputs)).expect("gradients");
+    grads.set(Part::Linear.weight(), mat(&[3.0; 15], outputs, inputs)).expect("gradients");
     assert_eq!(grads.norm(), 135.0_f64.sqrt());
 }
 
@@ -217,10 +217,12 @@ fn gradients_can_be_set_read_scaled_and_measured() {
     assert_eq!((first.get(19, 2), first.get(20, 0)), (values[0].dw.last().copied(), None));
     grads.scale(0.5);
     assert!((grads.norm() - 0.5 * norm).abs() < 1e-12 * norm);
-    assert!(grads.decline_bias(AffineName::Block(0, true)) && grads.decline_weights(AffineName::Output));
-    assert!(!grads.decline_weights(AffineName::Block(1, false)), "there is one block");
+    let second = Part::Second.in_block(0).bias();
+    assert_eq!(grads.decline(|name| name == second || name == Part::Output.weight()), 2);
+    assert_eq!(grads.decline(|name| name == second), 0, "once");
+    assert_eq!(grads.decline(|name| name.place.block == Some(1)), 0, "there is one block");
     assert_eq!(grads.iter().count(), 6);
-    assert_eq!(grads.set_bias(AffineName::Block(0, true), &[0.0; 20]), Ok(false), "declined");
+    assert_eq!(grads.set(second, mat(&[0.0; 20], 1, 20)), Ok(false), "declined");
     grads.scale(0.0);
     assert_eq!(grads.norm(), 0.0);
 }
@@ -332,7 +334,7 @@ fn optimisers_leave_declined_parameters_alone() {
     let stages = [Stage::block(&mut rng, 7, 21, Activation::Relu, true, true)];
     let mut layer = stages[0].build_block();
     let mut grads = gradients_of(&layer, &random_grads(&mut rng, &stages));
-    assert!(grads.decline_weights(AffineName::First) && grads.decline_bias(AffineName::Second));
+    assert_eq!(grads.decline(|name| name == Part::First.weight() || name == Part::Second.bias()), 2);
     let before = parameters_of(&layer);
     Sgd::new(0.1, 0.9).step(&fastest(), &mut layer, &grads).expect("a step");
     AdamW::new(0.1).step(&fastest(), &mut layer, &grads).expect("a step");
@@ -507,7 +509,7 @@ fn public_types_cross_threads() {
     crosses::<MatRef<'_>>();
     crosses::<PanelMat>();
     crosses::<Par>();
-    crosses::<Parameter<'_>>();
+    crosses::<resblock::TensorRef<'_>>();
     crosses::<Pass<'_, Stack>>();
     crosses::<Sgd>();
     crosses::<Stack>();

@@ -4,7 +4,7 @@ use super::problem::{Problem, Shape};
 use super::{Results, Runner};
 use aligned_vec::{AVec, ConstAlign};
 use resblock::{
-    Affine, AffineName, Block, Context, Error, GradMode, Gradients, Layer, MatMut, MatRef, Stack, Workspace,
+    Affine, Block, Context, Error, GradMode, Gradients, Layer, MatMut, MatRef, Part, Role, Stack, Workspace,
 };
 
 /// A stack with the weights of a problem, packed once, and everything that its calls write.
@@ -65,11 +65,11 @@ impl Runner for Fused<'_> {
     fn results(&self) -> Result<Results, Error> {
         let mut all = Results { y: self.y.to_vec(), dx: self.dx.to_vec(), ..Results::default() };
         for gradient in self.gradients.iter() {
-            let out = match (gradient.affine(), gradient.is_bias()) {
-                (AffineName::Block(_, false), false) => &mut all.dw1,
-                (AffineName::Block(_, false), true) => &mut all.db1,
-                (_, false) => &mut all.dw2,
-                (_, true) => &mut all.db2,
+            let out = match (gradient.name().place.part, gradient.role()) {
+                (Part::First, Role::Weight) => &mut all.dw1,
+                (Part::First, Role::Bias) => &mut all.db1,
+                (_, Role::Weight) => &mut all.dw2,
+                _ => &mut all.db2,
             };
             let (at, (outputs, inputs)) = (out.len(), gradient.shape());
             out.resize(at + outputs * inputs, 0.0);

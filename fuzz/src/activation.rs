@@ -4,7 +4,7 @@ use crate::common::{assert_same, contexts, mat, mat_mut};
 use crate::input::Phi;
 use arbitrary::Arbitrary;
 use resblock::reference::Real;
-use resblock::{Activation, Affine, GradMode, Gradients, Layer, Linear, Workspace};
+use resblock::{Activation, Affine, GradMode, Gradients, Layer, Linear, Role, Workspace};
 
 #[derive(Debug, Arbitrary)]
 pub struct Case {
@@ -31,7 +31,7 @@ pub fn run(case: &Case) {
         assert_same(format_args!("{phi:?} {ctx:?}"), &y, &values);
         pass.backward(mat(&dy, 1, n), None, &mut grads, GradMode::Overwrite).expect("backward");
         let mut found = vec![0.0; n];
-        let db = grads.iter().find(|g| g.is_bias()).expect("a bias");
+        let db = grads.iter().find(|g| g.role() == Role::Bias).expect("a bias");
         db.write_to(mat_mut(&mut found, 1, n)).expect("a copy");
         assert_same(format_args!("{phi:?}' {ctx:?}"), &found, &slopes);
     }

@@ -264,8 +264,12 @@ impl Call {
     fn decline<L: Layer>(&self, layer: &L, grads: &mut Gradients) {
         for i in 0..layer.affine_count() {
             let name = layer.affine_name(i);
-            assert!(!self.declines(2 * i) || grads.decline_weights(name));
-            assert!(!self.declines(2 * i + 1) || grads.decline_bias(name));
+            assert!(!self.declines(2 * i) || grads.decline(|other| other == name.weight()) == 1);
+            assert!(
+                !self.declines(2 * i + 1)
+                    || grads.decline(|other| other == name.bias())
+                        == usize::from(layer.affine(i).is_some_and(|map| map.bias().is_some()))
+            );
         }
     }
 
@@ -328,7 +332,8 @@ impl Call {
                 let other = Map { inputs: inputs + 1, outputs, w: vec![0.0; (inputs + 1) * outputs], b: None };
                 let other = Linear::new(other.affine(), resblock::Activation::Relu);
                 grads = Gradients::new(&other).expect("gradients");
-                Error::Mismatch { operand: "grads", index: 0 }
+                let tensor = layer.parameters().next().expect("a parameter").to_string();
+                Error::Mismatch { operand: "grads", tensor }
             }
             _ => return,
         };

@@ -9,7 +9,7 @@ use arbitrary::Arbitrary;
 use resblock::bounds::loss::{self, LossAccuracy};
 use resblock::{
     AdamW, BinaryCrossEntropy, Block, Context, CrossEntropy, Divisor, Error, Gradients, Huber, Layer, Linear, MatMut,
-    MatRef, Optimizer, Sgd, Skip, SquaredError,
+    MatRef, Optimizer, Role, Sgd, Skip, SquaredError,
 };
 
 #[derive(Debug, Arbitrary)]
@@ -523,10 +523,10 @@ impl Training {
         grads.scale(factor.0);
         for i in 0..layer.affine_count() {
             if self.declined & (1 << (2 * i)) != 0 {
-                grads.decline_weights(layer.affine_name(i));
+                grads.decline(|name| name == layer.affine_name(i).weight());
             }
             if self.declined & (2 << (2 * i)) != 0 {
-                grads.decline_bias(layer.affine_name(i));
+                grads.decline(|name| name == layer.affine_name(i).bias());
             }
         }
         grads
@@ -534,9 +534,8 @@ impl Training {
 
     fn train<L: Layer + Clone>(&self, start: &L) {
         let steps: Vec<Gradients> = self.gradients.iter().take(4).map(|step| self.gradients(start, step)).collect();
-        let kinds: Vec<bool> = start.parameters().map(|p| !p.is_bias()).collect();
         let weights: Vec<bool> =
-            start.parameters().flat_map(|p| vec![!p.is_bias(); p.shape().0 * p.shape().1]).collect();
+            start.parameters().flat_map(|p| vec![p.role() == Role::Weight; p.shape().0 * p.shape().1]).collect();
         for ctx in contexts() {
             let (mut layer, mut optimiser, mut naive) = (start.clone(), Either::new(self.rule), Naive::default());
             for grads in &steps {
@@ -566,12 +565,13 @@ impl Training {
         let mut other = Linear::new(wider.affine(), resblock::Activation::Relu);
         let grads = Gradients::new(&other).expect("gradients");
         let before = parameters_of(layer);
-        let error = Error::Mismatch { operand: "grads", index: 0 };
+        let tensor = layer.parameters().next().expect("a parameter").to_string();
+        let error = Error::Mismatch { operand: "grads", tensor };
         assert_eq!(optimiser.step(ctx, layer, &grads), Err(error));
         for (found, want) in parameters_of(layer).iter().zip(&before) {
             assert_same("a parameter after a refusal", found, want);
         }
-        let error = Error::Mismatch { operand: "optimiser state", index: 0 };
+        let error = Error::Mismatch { operand: "optimiser state", tensor: "linear.weight".into() };
         assert_eq!(optimiser.step(ctx, &mut other, &grads), Err(error));
         assert_eq!(parameters_of(&other), [wider.w]);
     }

@@ -5,7 +5,7 @@
 
 use crate::Activation;
 use crate::layers::Layer;
-use crate::layers::gradients::AffineName;
+use crate::params::name::Place;
 use crate::parts::Form;
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use std::collections::HashMap;
 pub(super) const ARCHITECTURE: &str = "resblock.architecture";
 
 /// Each affine map of `layer`, and what is done with what comes out of it.
-pub(super) fn of<L: Layer>(layer: &L) -> impl Iterator<Item = (AffineName, String)> {
+pub(super) fn of<L: Layer>(layer: &L) -> impl Iterator<Item = (Place, String)> {
     let forms = layer.program().forms().flat_map(|form| match form {
         Form::Linear(form) => vec![then(form.phi, form.skip)],
         Form::Block(form) => vec![then(form.phi, false), then(Activation::Identity, form.skip)],

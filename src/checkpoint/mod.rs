@@ -23,14 +23,14 @@ use crate::layers::Layer;
 use read::reserve;
 use std::collections::BTreeMap;
 use std::path::Path;
-use tensor::{Tensor, parameters};
+use tensor::Tensor;
 
 /// A network, and perhaps its optimiser, about to be saved. Borrows both; their values are copied when it is written,
 /// all of them, since the file is made in memory first.
 ///
 /// | tensor | type and shape | |
 /// |---|---|---|
-/// | `blocks.3.first.weight` | F32 (outputs, inputs) | every parameter, by the name that [`Parameter`] displays |
+/// | `blocks.3.first.weight` | F32 (outputs, inputs) | every parameter, by the name that [`TensorName`] displays |
 /// | `blocks.3.first.bias` | F32 (outputs) | |
 /// | `optimizer.sgd.lr`, `momentum`, `weight_decay` | F32 () | |
 /// | `optimizer.sgd.momentum_buffer.` + parameter | F32, the parameter's | zero before the first step |
@@ -40,7 +40,7 @@ use tensor::{Tensor, parameters};
 /// | `optimizer.adamw.exp_avg.` + parameter, `exp_avg_sq.` + parameter | F32, the parameter's | zero before the first step |
 ///
 /// Beside them are strings by name: the caller's ([`Snapshot::note`], [`Snapshot::metadata`]), and under `resblock.architecture` what
-/// the network does after each affine map, by the name that [`AffineName`] displays: `first gelu; second identity + x` for a residual
+/// the network does after each affine map, by the name that [`Place`] displays: `first gelu; second identity + x` for a residual
 /// GELU block, whose input is added in the end. A leaky ReLU is `leaky_relu(0.01)`, the shortest decimal of its slope. A network that
 /// does something else is not restored from such a file ([`Checkpoint::ignore_architecture`] lets it); one without that string, by
 /// PyTorch say, fits any network with its names and shapes.
@@ -65,8 +65,8 @@ use tensor::{Tensor, parameters};
 /// # }
 /// ```
 ///
-/// [`Parameter`]: crate::Parameter
-/// [`AffineName`]: crate::AffineName
+/// [`TensorName`]: crate::TensorName
+/// [`Place`]: crate::Place
 #[derive(Debug, Clone)]
 #[must_use = "a snapshot is written by `save` or `to_bytes`"]
 pub struct Snapshot<'a> {
@@ -77,7 +77,7 @@ pub struct Snapshot<'a> {
 impl<'a> Snapshot<'a> {
     /// The parameters of `layer`.
     pub fn new<L: Layer>(layer: &'a L) -> Self {
-        let tensors = parameters(layer).map(|(_, p)| Tensor::parameter(p)).collect();
+        let tensors = layer.parameters().map(Tensor::parameter).collect();
         let strings = [(architecture::ARCHITECTURE.to_string(), architecture::text(layer))].into();
         Self { tensors, strings }
     }

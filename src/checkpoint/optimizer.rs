@@ -1,8 +1,7 @@
 //! An optimiser as tensors.
 
-use super::tensor::{Tensor, Values, parameters, shape_of};
+use super::tensor::{Tensor, Values};
 use crate::error::Error;
-use crate::gemm::panels::PanelRef;
 use crate::layers::Layer;
 use crate::optim::{AdamW, Optimizer, Sgd, State};
 
@@ -82,7 +81,7 @@ pub(super) fn step_name<O: Parts>(parameter: impl std::fmt::Display) -> String {
 
 /// The steps that each parameter of `layer` has taken.
 pub(super) fn step_counts<'a, L: Layer, O: Parts>(layer: &L, state: &State) -> impl Iterator<Item = Tensor<'a>> {
-    let counts = parameters(layer).map(|(i, p)| (step_name::<O>(p), state.steps(i, p.is_bias())));
+    let counts = layer.parameters().enumerate().map(|(i, p)| (step_name::<O>(p), state.steps(i)));
     counts.map(|(name, steps)| Tensor::number(name, Values::Count(steps)))
 }
 
@@ -96,8 +95,7 @@ pub(super) fn tensors<'a, L: Layer, O: Parts>(
     state: &'a State,
 ) -> Result<Vec<Tensor<'a>>, Error> {
     let (numbers, steps, _) = optimizer.parts();
-    let count = O::MOMENTS.len();
-    state.check(layer, count)?;
+    state.check(layer)?;
     let mut tensors: Vec<Tensor<'a>> = O::NUMBERS
         .iter()
         .zip(numbers)
@@ -105,14 +103,9 @@ pub(super) fn tensors<'a, L: Layer, O: Parts>(
         .collect();
     tensors.extend(steps.map(|n| Tensor::number(number_name::<O>(STEPS), Values::Count(n))));
     for (at, moment) in O::MOMENTS.iter().enumerate() {
-        tensors.extend(parameters(layer).map(|(i, p)| {
-            let shape = shape_of(&p);
-            let values = match (state.moment(i, p.is_bias(), at, count), &shape[..]) {
-                (Some(values), &[outputs, inputs]) => Values::Panels(PanelRef::new(values, inputs, outputs)),
-                (Some(values), _) => Values::Slice(values),
-                (None, _) => Values::Zeros,
-            };
-            Tensor { name: moment_name::<O>(moment, p), shape, values }
+        tensors.extend(layer.parameters().enumerate().map(|(i, p)| {
+            let values = state.moment(i, at).map_or(Values::Zeros, Values::Tensor);
+            Tensor { name: moment_name::<O>(moment, p), values, ..Tensor::parameter(p) }
         }));
     }
     Ok(tensors)

@@ -2,15 +2,13 @@
 
 use super::header::{Entry, Header, NOTE};
 use super::optimizer::{self, OPTIMIZER, Parts, STEPS, SavedOptimizer, moment_name, number_name, step_name};
-use super::tensor::{Tensor, parameters};
+use super::tensor::Tensor;
 use super::{CheckpointError, architecture, elements, file};
 use crate::error::Error;
-use crate::gemm::pack::pack;
-use crate::gemm::panels::PanelMut;
 use crate::layers::Layer;
 use crate::mat::MatRef;
 use crate::optim::State;
-use crate::simd::Isa;
+use crate::params::tensor::TensorMut;
 use safetensors::Dtype;
 use std::borrow::Cow;
 use std::collections::{HashSet, btree_map};
@@ -180,7 +178,7 @@ impl<'a> Checkpoint<'a> {
     /// [`CheckpointError::Missing`], [`CheckpointError::Unexpected`], [`CheckpointError::Shape`], [`CheckpointError::Dtype`],
     /// [`CheckpointError::Architecture`]; [`Error::Memory`]. Nothing is changed then.
     pub fn restore<L: Layer>(&self, layer: &mut L) -> Result<(), Error> {
-        let expected: Vec<_> = parameters(layer).map(|(_, p)| Tensor::parameter(p)).collect();
+        let expected: Vec<_> = layer.parameters().map(Tensor::parameter).collect();
         self.check(&expected, |name| name.starts_with(OPTIMIZER))?;
         self.check_architecture(layer)?;
         let mut room = room(&expected)?;
@@ -193,8 +191,9 @@ impl<'a> Checkpoint<'a> {
     /// [`CheckpointError::Shape`], [`CheckpointError::Dtype`] and [`CheckpointError::Architecture`] of those that both have;
     /// [`Error::Memory`]. Nothing is changed then.
     pub fn restore_partial<L: Layer>(&self, layer: &mut L) -> Result<Leftovers, Error> {
-        let (expected, missing): (Vec<_>, Vec<_>) = parameters(layer)
-            .map(|(_, p)| Tensor::parameter(p))
+        let (expected, missing): (Vec<_>, Vec<_>) = layer
+            .parameters()
+            .map(Tensor::parameter)
             .partition(|tensor| self.header.tensors.contains_key(&tensor.name));
         self.check(&expected, |_| true)?;
         self.check_architecture(layer)?;
@@ -216,7 +215,7 @@ impl<'a> Checkpoint<'a> {
         // What is expected depends on the kind of optimiser and on the network, not on the state to be replaced.
         let none = State::default();
         let mut expected = optimizer::tensors(layer, optimizer, &none)?;
-        expected.extend(parameters(layer).map(|(_, p)| Tensor::parameter(p)));
+        expected.extend(layer.parameters().map(Tensor::parameter));
         let prefix = step_name::<O>("");
         if self.header.in_order().any(|(name, _)| name.starts_with(&prefix)) {
             expected.extend(optimizer::step_counts::<L, O>(layer, &none));
@@ -303,22 +302,11 @@ impl<'a> Checkpoint<'a> {
 
     /// Moments and counts. `steps`: the count of a parameter that has none of its own.
     fn read_state<L: Layer, O: Parts>(&self, layer: &L, steps: u64, room: &mut Vec<f32>) -> Result<State, Error> {
-        let count = O::MOMENTS.len();
-        let mut state = State::zeros(layer, count)?;
-        for (i, p) in parameters(layer) {
-            if let Some(count) = state.steps_mut(i, p.is_bias()) {
-                *count = self.steps(&step_name::<O>(p))?.unwrap_or(steps);
-            }
-            for (at, moment) in O::MOMENTS.iter().enumerate() {
-                let Some(to) = state.moment_mut(i, p.is_bias(), at, count) else { continue };
-                room.clear();
-                self.append(&moment_name::<O>(moment, p), room);
-                if p.is_bias() {
-                    to.copy_from_slice(room);
-                } else {
-                    let (outputs, inputs) = p.shape();
-                    pack(Isa::Scalar, MatRef::new(room, outputs, inputs)?.t(), PanelMut::new(to, inputs, outputs));
-                }
+        let mut state = State::zeros(layer, O::MOMENTS.len())?;
+        for (p, (count, moments)) in layer.parameters().zip(state.parts_mut()) {
+            *count = self.steps(&step_name::<O>(p))?.unwrap_or(steps);
+            for (name, to) in O::MOMENTS.iter().zip(moments) {
+                self.write(&moment_name::<O>(name, p), to, room)?;
             }
         }
         Ok(state)
@@ -326,22 +314,21 @@ impl<'a> Checkpoint<'a> {
 
     /// After `check`: then none of this can fail. Parameters that are not there are left alone.
     fn write_parameters<L: Layer>(&self, layer: &mut L, room: &mut Vec<f32>) -> Result<(), Error> {
-        let names: Vec<_> = parameters(layer).map(|(i, p)| (i, p.is_bias(), p.to_string())).collect();
-        for (i, is_bias, name) in names {
-            if !self.header.tensors.contains_key(&name) {
-                continue;
-            }
-            room.clear();
-            self.append(&name, room);
-            let Some(map) = layer.affine_mut(i) else { continue };
-            if !is_bias {
-                let (outputs, inputs) = (map.outputs(), map.inputs());
-                map.weights_mut().read_from(MatRef::new(room, outputs, inputs)?)?;
-            } else if let Some(bias) = map.bias_mut() {
-                bias.copy_from_slice(room);
+        for to in layer.parameters_mut() {
+            let name = to.name().to_string();
+            if self.header.tensors.contains_key(&name) {
+                self.write(&name, to, room)?;
             }
         }
         Ok(())
+    }
+
+    /// The values of the tensor `name` to a parameter or a moment.
+    fn write(&self, name: &str, mut to: TensorMut<'_>, room: &mut Vec<f32>) -> Result<(), Error> {
+        let (rows, cols) = to.shape();
+        room.clear();
+        self.append(name, room);
+        to.read_from(MatRef::new(room, rows, cols)?)
     }
 }
 

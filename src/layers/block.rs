@@ -1,10 +1,11 @@
 //! y = x + phi(x W1ᵀ + b1) W2ᵀ + b2, and the same without x.
 
-use super::gradients::AffineName;
 use super::init::Init;
 use super::{Compiled, Layer};
 use crate::Activation;
 use crate::error::{Error, expect_shape};
+use crate::params::name::{Part, Place};
+use crate::params::tensor::{TensorMut, TensorRef};
 use crate::parts::{Form, block};
 use crate::program::Program;
 use crate::weights::Affine;
@@ -100,6 +101,23 @@ impl Block {
     }
 }
 
+/// Its affine maps, in order.
+const PARTS: [Part; 2] = [Part::First, Part::Second];
+
+impl Block {
+    /// Parameters by their names in block `block` of a stack, or by themselves.
+    pub(super) fn tensors(&self, block: Option<usize>) -> impl Iterator<Item = TensorRef<'_>> {
+        let maps = PARTS.into_iter().zip([&self.first, &self.second]);
+        maps.flat_map(move |(part, map)| map.tensors(Place { block, part }))
+    }
+
+    /// As [`Block::tensors`], to be changed.
+    pub(super) fn tensors_mut(&mut self, block: Option<usize>) -> impl Iterator<Item = TensorMut<'_>> {
+        let maps = PARTS.into_iter().zip([&mut self.first, &mut self.second]);
+        maps.flat_map(move |(part, map)| map.tensors_mut(Place { block, part }))
+    }
+}
+
 impl Compiled for Block {
     fn program(&self) -> &Arc<Program> {
         &self.program
@@ -126,7 +144,13 @@ impl Layer for Block {
             _ => None,
         }
     }
-    fn affine_name(&self, index: usize) -> AffineName {
-        if index == 0 { AffineName::First } else { AffineName::Second }
+    fn affine_name(&self, index: usize) -> Place {
+        PARTS[index.min(1)].into()
+    }
+    fn parameters(&self) -> impl Iterator<Item = TensorRef<'_>> {
+        self.tensors(None)
+    }
+    fn parameters_mut(&mut self) -> impl Iterator<Item = TensorMut<'_>> {
+        self.tensors_mut(None)
     }
 }

@@ -1,12 +1,13 @@
 //! y = phi(x Wᵀ + b) + skip.
 
-use super::gradients::AffineName;
 use super::init::Init;
 use super::{Compiled, Layer, Pass, check, network, record};
 use crate::Activation;
 use crate::context::{Context, Workspace};
 use crate::error::{Error, expect_shape};
 use crate::mat::{MatMut, MatRef};
+use crate::params::name::{Part, Place};
+use crate::params::tensor::{TensorMut, TensorRef};
 use crate::parts::{Form, linear};
 use crate::program::Program;
 use crate::run::forward;
@@ -85,6 +86,16 @@ impl Linear {
         Ok(Pass { layer: self, ws, ctx: *ctx, rows: x.rows() })
     }
 
+    /// Weights and bias by their names at `place`.
+    pub(super) fn tensors(&self, place: Place) -> impl Iterator<Item = TensorRef<'_>> {
+        self.affine.tensors(place)
+    }
+
+    /// As [`Linear::tensors`], to be changed.
+    pub(super) fn tensors_mut(&mut self, place: Place) -> impl Iterator<Item = TensorMut<'_>> {
+        self.affine.tensors_mut(place)
+    }
+
     fn check_skip(&self, x: MatRef<'_>, skip: MatRef<'_>, y: &MatMut<'_>) -> Result<(), Error> {
         check(self, x, y)?;
         expect_shape("skip", y.shape(), skip.shape())?;
@@ -117,7 +128,13 @@ impl Layer for Linear {
     fn affine_mut(&mut self, index: usize) -> Option<&mut Affine> {
         (index == 0).then_some(&mut self.affine)
     }
-    fn affine_name(&self, _: usize) -> AffineName {
-        AffineName::Linear
+    fn affine_name(&self, _: usize) -> Place {
+        Part::Linear.into()
+    }
+    fn parameters(&self) -> impl Iterator<Item = TensorRef<'_>> {
+        self.tensors(Part::Linear.into())
+    }
+    fn parameters_mut(&mut self) -> impl Iterator<Item = TensorMut<'_>> {
+        self.tensors_mut(Part::Linear.into())
     }
 }

@@ -1,24 +1,23 @@
 //! The layer API: thin, safe, typed. Layers own parameters; everything else is the caller's.
 
-pub(crate) mod affines;
 pub(crate) mod block;
 pub(crate) mod functional;
-pub(crate) mod gradients;
 pub(crate) mod init;
 pub(crate) mod linear;
 pub(crate) mod stack;
-pub(crate) mod summary;
 
 use crate::context::{Context, Workspace};
 use crate::error::{Error, expect_len, expect_shape};
 use crate::gemm::factor::Factor;
 use crate::mat::{MatMut, MatRef};
+use crate::params::gradients::Gradients;
+use crate::params::name::Place;
+use crate::params::tensor::{TensorMut, TensorRef};
 use crate::program::{Program, Side};
 use crate::run::record::{Record, record_len};
 use crate::run::source::{Slots, Source};
 use crate::run::{Network, Wanted, backward, forward};
 use crate::weights::Affine;
-use gradients::{AffineName, Gradients, Parameter};
 use std::sync::Arc;
 
 /// A network or a part of one: [`crate::Linear`], [`crate::Block`] or [`crate::Stack`]. (Sealed: the kernels know these three.)
@@ -43,16 +42,14 @@ pub trait Layer: Compiled + Sized {
     /// Affine map `index`, to be changed.
     fn affine_mut(&mut self, index: usize) -> Option<&mut Affine>;
 
-    /// Name of affine map `index`: `blocks.3.first`, say.
-    fn affine_name(&self, index: usize) -> AffineName;
+    /// Where affine map `index` is: `blocks.3.first`, say.
+    fn affine_name(&self, index: usize) -> Place;
 
     /// Every parameter with its name: the weights (outputs, inputs) and the bias of each affine map in turn.
-    fn parameters(&self) -> impl Iterator<Item = Parameter<'_>> {
-        (0..self.affine_count()).flat_map(|i| {
-            let name = self.affine_name(i);
-            self.affine(i).into_iter().flat_map(move |affine| Parameter::of(name, affine))
-        })
-    }
+    fn parameters(&self) -> impl Iterator<Item = TensorRef<'_>>;
+
+    /// Every parameter, in the same order, to be changed.
+    fn parameters_mut(&mut self) -> impl Iterator<Item = TensorMut<'_>>;
 
     /// Number of learnable numbers.
     fn parameter_count(&self) -> usize {
@@ -147,12 +144,7 @@ pub trait Layer: Compiled + Sized {
         mode: GradMode,
     ) -> Result<(), Error> {
         check_backward(self, dy.rows(), dy, dx.as_ref(), grads)?;
-        let wanted = Wanted {
-            dx,
-            grads: Slots::Owned(&mut grads.affines),
-            accumulate: mode == GradMode::Accumulate,
-            norms: None,
-        };
+        let wanted = Wanted { dx, grads: Slots::Owned(grads), accumulate: mode == GradMode::Accumulate, norms: None };
         backward(ctx, ws, network(self)?, record, dy, wanted)
     }
 }
@@ -300,8 +292,7 @@ impl<L: Layer> Pass<'_, L> {
         let norms = norms.map(|norms| &mut norms[..]);
         // The record lies in the workspace: it is taken out for the time of the call.
         let record = std::mem::take(&mut self.ws.record);
-        let wanted =
-            Wanted { dx, grads: Slots::Owned(&mut grads.affines), accumulate: mode == GradMode::Accumulate, norms };
+        let wanted = Wanted { dx, grads: Slots::Owned(grads), accumulate: mode == GradMode::Accumulate, norms };
         let result =
             network(self.layer).and_then(|net| backward(&self.ctx, self.ws, net, record.as_slice(), dy, wanted));
         self.ws.record = record;

@@ -1,12 +1,13 @@
 //! A network: blocks one after the other, between an input and an output projection or alone.
 
 use super::block::{Block, Skip};
-use super::gradients::AffineName;
 use super::init::{Init, Scheme};
 use super::linear::Linear;
 use super::{Compiled, Layer};
 use crate::Activation;
 use crate::error::{Error, expect_shape};
+use crate::params::name::{Part, Place};
+use crate::params::tensor::{TensorMut, TensorRef};
 use crate::program::Program;
 use crate::weights::Affine;
 use std::sync::Arc;
@@ -134,7 +135,7 @@ impl Compiled for Stack {
 }
 
 /// A layer of a stack.
-enum Place {
+enum At {
     Input,
     Block(usize),
     Output,
@@ -142,11 +143,11 @@ enum Place {
 
 impl Stack {
     /// Affine map `index`: in which layer, and which of the layer's maps. The layer may be a projection that is not there.
-    fn locate(&self, index: usize) -> (Place, usize) {
-        let Some(index) = index.checked_sub(usize::from(self.input.is_some())) else { return (Place::Input, index) };
+    fn locate(&self, index: usize) -> (At, usize) {
+        let Some(index) = index.checked_sub(usize::from(self.input.is_some())) else { return (At::Input, index) };
         match index.checked_sub(2 * self.blocks.len()) {
-            None => (Place::Block(index / 2), index % 2),
-            Some(index) => (Place::Output, index),
+            None => (At::Block(index / 2), index % 2),
+            Some(index) => (At::Output, index),
         }
     }
 }
@@ -163,23 +164,33 @@ impl Layer for Stack {
     }
     fn affine(&self, index: usize) -> Option<&Affine> {
         match self.locate(index) {
-            (Place::Input, at) => self.input.as_ref()?.affine(at),
-            (Place::Block(block), at) => self.blocks[block].affine(at),
-            (Place::Output, at) => self.output.as_ref()?.affine(at),
+            (At::Input, at) => self.input.as_ref()?.affine(at),
+            (At::Block(block), at) => self.blocks[block].affine(at),
+            (At::Output, at) => self.output.as_ref()?.affine(at),
         }
     }
     fn affine_mut(&mut self, index: usize) -> Option<&mut Affine> {
         match self.locate(index) {
-            (Place::Input, at) => self.input.as_mut()?.affine_mut(at),
-            (Place::Block(block), at) => self.blocks[block].affine_mut(at),
-            (Place::Output, at) => self.output.as_mut()?.affine_mut(at),
+            (At::Input, at) => self.input.as_mut()?.affine_mut(at),
+            (At::Block(block), at) => self.blocks[block].affine_mut(at),
+            (At::Output, at) => self.output.as_mut()?.affine_mut(at),
         }
     }
-    fn affine_name(&self, index: usize) -> AffineName {
+    fn affine_name(&self, index: usize) -> Place {
         match self.locate(index) {
-            (Place::Input, _) => AffineName::Input,
-            (Place::Block(block), at) => AffineName::Block(block, at == 1),
-            (Place::Output, _) => AffineName::Output,
+            (At::Input, _) => Part::Input.into(),
+            (At::Block(block), at) => Place { block: Some(block), ..self.blocks[block].affine_name(at) },
+            (At::Output, _) => Part::Output.into(),
         }
+    }
+    fn parameters(&self) -> impl Iterator<Item = TensorRef<'_>> {
+        let input = self.input.iter().flat_map(|input| input.tensors(Part::Input.into()));
+        let blocks = self.blocks.iter().enumerate().flat_map(|(i, block)| block.tensors(Some(i)));
+        input.chain(blocks).chain(self.output.iter().flat_map(|output| output.tensors(Part::Output.into())))
+    }
+    fn parameters_mut(&mut self) -> impl Iterator<Item = TensorMut<'_>> {
+        let input = self.input.iter_mut().flat_map(|input| input.tensors_mut(Part::Input.into()));
+        let blocks = self.blocks.iter_mut().enumerate().flat_map(|(i, block)| block.tensors_mut(Some(i)));
+        input.chain(blocks).chain(self.output.iter_mut().flat_map(|output| output.tensors_mut(Part::Output.into())))
     }
 }

@@ -27,7 +27,7 @@ pub use elementwise::{BinaryCrossEntropy, Huber, SquaredError};
 /// # let (ctx, mut ws) = (Context::new()?, Workspace::new());
 /// # let net = Linear::with_init(d, classes, Activation::Identity, &mut Init::he(1))?;
 /// # let bits = |grads: &Gradients| -> Vec<u32> {
-/// #     let values = |p: resblock::Parameter<'_>| -> Vec<u32> {
+/// #     let values = |p: resblock::TensorRef<'_>| -> Vec<u32> {
 /// #         let (rows, cols) = p.shape();
 /// #         (0..rows * cols).map(|k| p.get(k / cols, k % cols).unwrap_or(f32::NAN).to_bits()).collect()
 /// #     };

@@ -7,8 +7,9 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::gemm::panels::PANEL;
 use crate::layers::Layer;
-use crate::layers::affines::Affines;
-use crate::layers::gradients::Gradients;
+use crate::params::gradients::Gradients;
+use crate::params::name::Role;
+use crate::params::network::Parameters;
 use crate::simd::{Isa, Kernel, Simd};
 
 /// AdamW (Loshchilov and Hutter 2019): m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g²,
@@ -154,20 +155,20 @@ impl AdamW {
         )
     }
 
-    fn advance(&mut self, isa: Isa, layer: &mut dyn Affines, grads: &Gradients) -> Result<(), Error> {
+    fn advance(&mut self, isa: Isa, layer: &mut dyn Parameters, grads: &Gradients) -> Result<(), Error> {
         self.check_settings()?;
         let made = self.state.made_for(layer, grads, 2)?;
         self.check_divisors(isa, made.as_ref().unwrap_or(&self.state), grads)?;
         let mut state = made.unwrap_or_else(|| std::mem::take(&mut self.state));
         // Counts are mostly the same for all parameters, and corrections take longer than small parameters.
         let mut last = (1, self.factors(1));
-        state.update(layer, grads, |Slot { p, g, moments, step, is_weight }| {
+        state.update(layer, grads, |Slot { p, g, moments, step, name }| {
             if step != last.0 {
                 last = (step, self.factors(step));
             }
             let (m, v) = moments.split_at_mut(p.len());
             let step = AdamWStep { p, g, m, v, factors: last.1 };
-            if is_weight && last.1.decay != 0.0 { isa.run(Decayed(step)) } else { isa.run(Plain(step)) }
+            if name.role == Role::Weight && last.1.decay != 0.0 { isa.run(Decayed(step)) } else { isa.run(Plain(step)) }
         });
         self.state = state;
         self.steps = self.steps.saturating_add(1);

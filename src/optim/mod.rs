@@ -14,7 +14,7 @@ pub(crate) use state::State;
 use crate::context::Context;
 use crate::error::Error;
 use crate::layers::Layer;
-use crate::layers::gradients::Gradients;
+use crate::params::gradients::Gradients;
 use crate::simd::Simd;
 
 /// Changes the parameters of a network by its gradients.

@@ -6,8 +6,9 @@ use super::{Optimizer, flush, require_below_one, require_not_negative};
 use crate::context::Context;
 use crate::error::Error;
 use crate::layers::Layer;
-use crate::layers::affines::Affines;
-use crate::layers::gradients::Gradients;
+use crate::params::gradients::Gradients;
+use crate::params::name::Role;
+use crate::params::network::Parameters;
 use crate::simd::{Isa, Kernel, Simd};
 
 /// Stochastic gradient descent with momentum: v = momentum v + (g + weight_decay p), p = p - lr v. Decay is for weights only.
@@ -42,7 +43,7 @@ impl Sgd {
         Self { lr, momentum, weight_decay: 0.0, state: State::default() }
     }
 
-    fn advance(&mut self, isa: Isa, layer: &mut dyn Affines, grads: &Gradients) -> Result<(), Error> {
+    fn advance(&mut self, isa: Isa, layer: &mut dyn Parameters, grads: &Gradients) -> Result<(), Error> {
         let Self { lr, momentum, weight_decay, .. } = *self;
         require_not_negative("lr", lr)?;
         require_below_one("momentum", momentum)?;
@@ -50,8 +51,8 @@ impl Sgd {
         if let Some(state) = self.state.made_for(layer, grads, 1)? {
             self.state = state;
         }
-        self.state.update(layer, grads, |Slot { p, g, moments: v, step, is_weight }| {
-            let decay = if is_weight { weight_decay } else { 0.0 };
+        self.state.update(layer, grads, |Slot { p, g, moments: v, step, name }| {
+            let decay = if name.role == Role::Weight { weight_decay } else { 0.0 };
             let step = SgdStep { p, g, v, lr, momentum, decay, phase: phase(step) };
             if decay == 0.0 { isa.run(Plain(step)) } else { isa.run(Decayed(step)) }
         });

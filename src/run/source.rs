@@ -4,8 +4,8 @@ use crate::gemm::buffers::Buffer;
 use crate::gemm::factor::Factor;
 use crate::gemm::panels::{PANEL, panels};
 use crate::layers::functional::AffineGradMut;
-use crate::layers::gradients::AffineGrad;
 use crate::mat::MatMut;
+use crate::params::gradients::Gradients;
 use crate::program::Side;
 use std::ops::Range;
 
@@ -34,7 +34,7 @@ pub(crate) struct Slot<'a> {
 /// Where all gradients of a network go.
 pub(crate) enum Slots<'a, 'm> {
     /// To memory of ours.
-    Owned(&'a mut [AffineGrad]),
+    Owned(&'a mut Gradients),
     /// To the caller; by way of a buffer of panels, one for each map, where the strides are of no other use.
     Caller(&'a mut [AffineGradMut<'m>], &'a mut [Buffer]),
 }
@@ -43,7 +43,7 @@ impl Slots<'_, '_> {
     /// Those of some maps, from the last one down.
     pub(crate) fn downwards(&mut self, maps: Range<usize>) -> impl Iterator<Item = Slot<'_>> {
         let (owned, caller) = match self {
-            Slots::Owned(grads) => (Some(grads[maps].iter_mut().rev().map(owned)), None),
+            Slots::Owned(grads) => (Some(grads.affines_rev_mut(maps.end).take(maps.len()).map(owned)), None),
             Slots::Caller(grads, staging) => {
                 let both = grads[maps.clone()].iter_mut().zip(&mut staging[maps]);
                 (None, Some(both.rev().map(|(grad, staging)| caller(grad, staging))))
@@ -65,9 +65,9 @@ impl Slots<'_, '_> {
     }
 }
 
-fn owned(grad: &mut AffineGrad) -> Slot<'_> {
-    let dw = grad.dw.as_mut().map(|dw| Target::Panels(dw.as_mut_slice()));
-    Slot { dw, db: grad.db.as_deref_mut() }
+/// What was declined has no values.
+fn owned<'s>([dw, db]: [&'s mut [f32]; 2]) -> Slot<'s> {
+    Slot { dw: Some(Target::Panels(dw)), db: Some(db) }
 }
 
 fn caller<'s>(grad: &'s mut AffineGradMut<'_>, staging: &'s mut Buffer) -> Slot<'s> {

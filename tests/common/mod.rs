@@ -10,7 +10,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use resblock::bounds::Running;
 use resblock::reference::{self, BlockGrads, BlockOut, BlockParams, LinearGrads, Real};
 use resblock::{
-    Activation, Affine, Block, Blocking, Context, Gradients, Isa, Layer, Linear, MatMut, MatRef, Par, Skip, Stack,
+    Activation, Affine, Block, Blocking, Context, Gradients, Isa, Layer, Linear, MatMut, MatRef, Par, Role, Skip, Stack,
 };
 use std::fmt::Display;
 use std::io::Write;
@@ -548,8 +548,9 @@ pub(crate) fn gradients_of<L: Layer>(layer: &L, values: &[MapGrad<f32>]) -> Grad
     for (i, value) in values.iter().enumerate() {
         let (map, name) = (layer.affine(i).expect("a map"), layer.affine_name(i));
         let dw = mat(&value.dw, map.outputs(), map.inputs());
-        assert_eq!(grads.set_weights(name, dw), Ok(true));
-        assert_eq!(grads.set_bias(name, &value.db), Ok(map.bias().is_some()));
+        assert_eq!(grads.set(name.weight(), dw), Ok(true));
+        let db = mat(&value.db, 1, value.db.len());
+        assert_eq!(grads.set(name.bias(), db), Ok(map.bias().is_some()));
     }
     grads
 }
@@ -558,11 +559,12 @@ pub(crate) fn gradients_of<L: Layer>(layer: &L, values: &[MapGrad<f32>]) -> Grad
 pub(crate) fn values_of<L: Layer>(layer: &L, grads: &Gradients) -> Vec<MapGrad<f32>> {
     let mut values = vec![MapGrad { dw: Vec::new(), db: Vec::new() }; layer.affine_count()];
     for parameter in grads.iter() {
-        let at = (0..layer.affine_count()).find(|&i| layer.affine_name(i) == parameter.affine()).expect("a known name");
+        let at =
+            (0..layer.affine_count()).find(|&i| layer.affine_name(i) == parameter.name().place).expect("a known name");
         let (rows, cols) = parameter.shape();
         let mut out = vec![0.0; rows * cols];
         parameter.write_to(mat_mut(&mut out, rows, cols)).expect("a copy");
-        if parameter.is_bias() {
+        if parameter.role() == Role::Bias {
             values[at].db = out;
         } else {
             values[at].dw = out;
@@ -593,7 +595,7 @@ pub(crate) fn assert_same_grads(what: impl Display, got: &[MapGrad<f32>], want: 
 
 /// Every parameter, copied out in order: for networks made by a seed.
 pub(crate) fn parameters_of<L: Layer>(layer: &L) -> Vec<Vec<f32>> {
-    let copy = |p: resblock::Parameter<'_>| {
+    let copy = |p: resblock::TensorRef<'_>| {
         let (rows, cols) = p.shape();
         let mut out = vec![0.0; rows * cols];
         p.write_to(mat_mut(&mut out, rows, cols)).expect("a copy");

@@ -1,6 +1,6 @@
 //! What one pass over values tells: their norm, and how large they are.
 
-use super::gradients::{Gradients, Parameter};
+use super::gradients::Gradients;
 use crate::error::Error;
 use crate::gemm::panels::PANEL;
 
@@ -92,14 +92,5 @@ impl Gradients {
         // There is one: the sums have seen it.
         let Some((parameter, index, found)) = first else { return Ok(norm) };
         Err(Error::Gradient { parameter, index, limit: format!("{limit:e}"), found: format!("{found:e}"), count })
-    }
-}
-
-impl Parameter<'_> {
-    /// The values that are not `within`, each with its position, row by row.
-    fn outside(&self, within: impl Fn(f32) -> bool) -> impl Iterator<Item = (usize, f32)> {
-        let (rows, cols) = self.shape();
-        let values = (0..rows).flat_map(move |i| (0..cols).filter_map(move |j| self.get(i, j)));
-        values.enumerate().filter(move |&(_, value)| !within(value))
     }
 }

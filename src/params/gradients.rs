@@ -1,0 +1,110 @@
+//! The gradients of a network's parameters.
+
+use super::name::TensorName;
+use super::network::Parameters;
+use super::table::{Row, Table};
+use super::tensor::{TensorMut, TensorRef};
+use crate::error::Error;
+use crate::gemm::panels::PanelMat;
+use crate::layers::Layer;
+use crate::mat::MatRef;
+
+/// The parameter gradients of a network: made once, written by every backward pass.
+#[derive(Debug, Clone)]
+pub struct Gradients {
+    /// Stored as the parameters are: an optimiser is elementwise on both. What was declined is None.
+    table: Table<Option<PanelMat>>,
+    /// How many tensors there are up to each affine map, it included.
+    affine_ends: Vec<usize>,
+}
+
+impl Gradients {
+    /// Zero gradients for every parameter of `layer`.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] if a size overflows, [`Error::Memory`] if there is not so much memory.
+    pub fn new<L: Layer>(layer: &L) -> Result<Self, Error> {
+        let table = Table::new(layer, |spec| PanelMat::zeros(spec.rows, spec.cols).map(Some))?;
+        let maps = table.rows().chunk_by(same_place);
+        let affine_ends = maps.scan(0, |end, tensors| Some(*end + tensors.len()).inspect(|&sum| *end = sum)).collect();
+        Ok(Self { table, affine_ends })
+    }
+
+    /// Declines the gradients of all tensors that `which` says: backward no longer computes them, optimisers leave those parameters as
+    /// they are. Returns how many of them were not declined before.
+    ///
+    /// ```
+    /// # use resblock::*;
+    /// # fn main() -> Result<(), Error> {
+    /// # let stack = Stack::new(&StackConfig::default())?;
+    /// let mut grads = Gradients::new(&stack)?;
+    /// assert_eq!(grads.decline(|tensor| tensor == Part::Input.weight()), 1);
+    /// assert_eq!(grads.decline(|tensor| tensor.role == Role::Bias), 22);
+    /// assert_eq!(grads.decline(|tensor| tensor.place.block < Some(3)), 7); // the input's, and two of each of three blocks
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn decline(&mut self, which: impl Fn(TensorName) -> bool) -> usize {
+        let rows = self.table.rows_mut().iter_mut();
+        rows.filter_map(|row| which(row.spec.name).then(|| row.value.take()).flatten()).count()
+    }
+
+    /// Every gradient that is computed, named as its parameter.
+    pub fn iter(&self) -> impl Iterator<Item = TensorRef<'_>> {
+        let values = self.table.rows().iter().map(|Row { spec, value }| Some((spec.name, value.as_ref()?)));
+        values.flatten().map(|(name, values)| TensorRef::new(name, values.view()))
+    }
+
+    /// As [`Gradients::iter`], to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = TensorMut<'_>> {
+        let values = self.table.rows_mut().iter_mut().map(|Row { spec, value }| Some((spec.name, value.as_mut()?)));
+        values.flatten().map(|(name, values)| TensorMut::new(name, values.view_mut()))
+    }
+
+    /// Sets a gradient, (outputs, inputs) of weights or (1, outputs) of a bias: where an accumulating backward goes on from. False if it
+    /// was declined or there is no such tensor.
+    ///
+    /// # Errors
+    /// [`Error::TensorShape`] if the shape differs.
+    pub fn set(&mut self, name: TensorName, values: MatRef<'_>) -> Result<bool, Error> {
+        let found = self.iter_mut().find(|gradient| gradient.name() == name);
+        found.map_or(Ok(false), |mut gradient| gradient.read_from(values).map(|()| true))
+    }
+
+    /// Multiplies every gradient by `factor`, rounding it once more.
+    ///
+    /// Not for the mean over micro-batches: pieces of 3 and 2 rows would weigh the same. Give the loss the divisor of the whole batch
+    /// ([`crate::Divisor`]), accumulate, and there is nothing to scale: the bits are those of the batch.
+    pub fn scale(&mut self, factor: f32) {
+        self.iter_mut().flat_map(TensorMut::into_slice).for_each(|v| *v *= factor);
+    }
+
+    /// That these gradients belong to a network of `net`'s shape.
+    pub(crate) fn check(&self, operand: &'static str, net: &dyn Parameters) -> Result<(), Error> {
+        self.table.check(operand, net)
+    }
+
+    /// The gradient of each tensor, in the order of the parameters, as stored; None where it was declined.
+    pub(crate) fn values(&self) -> impl Iterator<Item = Option<&PanelMat>> {
+        self.table.rows().iter().map(|row| row.value.as_ref())
+    }
+
+    /// Panels of dWᵀ, and db without padding, of each affine map before map `end`, from the last down; empty where declined or not there.
+    pub(crate) fn affines_rev_mut(&mut self, end: usize) -> impl Iterator<Item = [&mut [f32]; 2]> {
+        let end = end.checked_sub(1).map_or(0, |last| self.affine_ends[last]);
+        self.table.rows_mut()[..end].chunk_by_mut(same_place).rev().map(|tensors| {
+            let mut pair = [&mut [][..], &mut []];
+            for Row { spec, value } in tensors {
+                let Some(value) = value else { continue };
+                let transposed = spec.name.role.is_transposed();
+                let len = if transposed { spec.len() } else { spec.cols };
+                pair[usize::from(!transposed)] = &mut value.as_mut_slice()[..len];
+            }
+            pair
+        })
+    }
+}
+
+fn same_place(a: &Row<Option<PanelMat>>, b: &Row<Option<PanelMat>>) -> bool {
+    a.spec.name.place == b.spec.name.place
+}

@@ -1,0 +1,138 @@
+//! Names of tensors: stable paths, such as `blocks.3.first.weight`, that compare as a few integers.
+
+use std::fmt;
+
+/// What a tensor is to its layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Role {
+    /// The matrix of an affine map, (outputs, inputs).
+    Weight,
+    /// What an affine map adds, one number for each output.
+    Bias,
+}
+
+impl Role {
+    /// Whether it is stored as panels of its transpose: weights are, (inputs, outputs).
+    pub(crate) fn is_transposed(self) -> bool {
+        self == Role::Weight
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Role::Weight => "weight",
+            Role::Bias => "bias",
+        })
+    }
+}
+
+/// Which map of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Part {
+    /// The only one of a [`crate::Linear`].
+    Linear,
+    /// W1, b1 of a [`crate::Block`].
+    First,
+    /// W2, b2 of a [`crate::Block`].
+    Second,
+    /// The input projection of a [`crate::Stack`].
+    Input,
+    /// The output projection of a [`crate::Stack`].
+    Output,
+}
+
+impl Part {
+    /// This part of block `block` of a [`crate::Stack`].
+    pub const fn in_block(self, block: usize) -> Place {
+        Place { block: Some(block), part: self }
+    }
+
+    /// Its weights, outside of the blocks of a stack.
+    pub const fn weight(self) -> TensorName {
+        Place { block: None, part: self }.weight()
+    }
+
+    /// Its bias, outside of the blocks of a stack.
+    pub const fn bias(self) -> TensorName {
+        Place { block: None, part: self }.bias()
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Part::Linear => "linear",
+            Part::First => "first",
+            Part::Second => "second",
+            Part::Input => "input",
+            Part::Output => "output",
+        })
+    }
+}
+
+/// Where in a network a map is. Displays as a path: `input`, `blocks.3.first`, ...
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// The block of a [`crate::Stack`], if it is in one.
+    pub block: Option<usize>,
+    /// Which map of the block, or of the network.
+    pub part: Part,
+}
+
+impl Place {
+    /// The tensor that has this role here.
+    pub const fn tensor(self, role: Role) -> TensorName {
+        TensorName { place: self, role }
+    }
+
+    /// The weights here.
+    pub const fn weight(self) -> TensorName {
+        self.tensor(Role::Weight)
+    }
+
+    /// The bias here.
+    pub const fn bias(self) -> TensorName {
+        self.tensor(Role::Bias)
+    }
+}
+
+impl From<Part> for Place {
+    /// Outside of the blocks of a stack.
+    fn from(part: Part) -> Self {
+        Self { block: None, part }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(block) = self.block {
+            write!(f, "blocks.{block}.")?;
+        }
+        write!(f, "{}", self.part)
+    }
+}
+
+/// The name of a tensor of a network: of a parameter, of its gradient and of its moments alike. Displays as a path,
+/// `blocks.3.first.weight` say, which is also its name in files.
+///
+/// ```
+/// use resblock::Part;
+/// assert_eq!(Part::First.in_block(3).weight().to_string(), "blocks.3.first.weight");
+/// assert_eq!(Part::Output.bias().to_string(), "output.bias");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TensorName {
+    /// Whose tensor it is.
+    pub place: Place,
+    /// Which of the tensors there.
+    pub role: Role,
+}
+
+impl fmt::Display for TensorName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.place, self.role)
+    }
+}

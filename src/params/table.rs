@@ -1,0 +1,57 @@
+//! Something for each tensor of a network.
+
+use super::network::Parameters;
+use super::tensor::Spec;
+use crate::error::Error;
+
+/// A row for each tensor of a network, in the order of its parameters.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Table<T> {
+    rows: Vec<Row<T>>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Row<T> {
+    pub(crate) spec: Spec,
+    pub(crate) value: T,
+}
+
+impl<T> Default for Table<T> {
+    /// That of no network.
+    fn default() -> Self {
+        Self { rows: Vec::new() }
+    }
+}
+
+impl<T> Table<T> {
+    /// What `make` makes for each tensor.
+    pub(crate) fn new(net: &dyn Parameters, make: impl Fn(Spec) -> Result<T, Error>) -> Result<Self, Error> {
+        let mut specs = Vec::new();
+        net.visit(&mut |tensor| specs.push(tensor.spec()));
+        let rows = specs.into_iter().map(|spec| Ok(Row { spec, value: make(spec)? }));
+        Ok(Self { rows: rows.collect::<Result<_, Error>>()? })
+    }
+
+    /// That this is the table of a network with the tensors of `net`: the same names and shapes in the same order.
+    pub(crate) fn check(&self, operand: &'static str, net: &dyn Parameters) -> Result<(), Error> {
+        let (mut rows, mut differs) = (self.rows.iter().map(|row| row.spec), None);
+        net.visit(&mut |tensor| {
+            let spec = tensor.spec();
+            if rows.next() != Some(spec) {
+                differs = differs.or(Some(spec.name));
+            }
+        });
+        match differs.or_else(|| rows.next().map(|spec| spec.name)) {
+            Some(name) => Err(Error::Mismatch { operand, tensor: name.to_string() }),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn rows(&self) -> &[Row<T>] {
+        &self.rows
+    }
+
+    pub(crate) fn rows_mut(&mut self) -> &mut [Row<T>] {
+        &mut self.rows
+    }
+}
