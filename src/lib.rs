@@ -38,6 +38,7 @@ pub use layers::block::{Block, Skip};
 pub use layers::functional::{AffineGradMut, AffineRef, Functional};
 pub use layers::init::{Init, Scheme};
 pub use layers::linear::Linear;
+pub use layers::sequence::{Node, Sequence};
 pub use layers::stack::{Stack, StackConfig};
 pub use layers::{GradMode, GradientFlow, Layer, Pass};
 pub use loss::{
@@ -50,6 +51,7 @@ pub use params::name::{Part, Place, Role, TensorName};
 pub use params::summary::GradientSummary;
 pub use params::tensor::{TensorMut, TensorRef};
 pub use peak::{KernelBench, Peak, fma_peak, read_bandwidth};
+pub use run::explain::{Explanation, Purpose};
 pub use run::record::Record;
 pub use simd::{Isa, IsaList};
 pub use weights::{Affine, Weights};

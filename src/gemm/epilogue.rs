@@ -100,6 +100,12 @@ impl<'a> Epilogue<'a> {
             (_, None) => then.with(&mut Finish::<Store>::new(out, None, After { posts, to: None })),
         }
     }
+
+    /// Whether [`Epilogue::compile`] has an operation of its own for a list: for explanations.
+    pub(crate) fn in_registers<V>(posts: &[Post<V>], slope: bool) -> bool {
+        let short = matches!(posts, [] | [Post::Add(_) | Post::Mask(_) | Post::Times(_) | Post::Act(Activation::Relu)]);
+        short && !slope
+    }
 }
 
 /// One row of one panel, 16 columns, from the accumulators and the second operand.

@@ -108,13 +108,13 @@ impl Block {
     /// Parameters by their names in block `block` of a stack, or by themselves.
     pub(super) fn tensors(&self, block: Option<usize>) -> impl Iterator<Item = TensorRef<'_>> {
         let maps = PARTS.into_iter().zip([&self.first, &self.second]);
-        maps.flat_map(move |(part, map)| map.tensors(Place { block, part }))
+        maps.flat_map(move |(part, map)| map.tensors(Place { layer: None, block, part }))
     }
 
     /// As [`Block::tensors`], to be changed.
     pub(super) fn tensors_mut(&mut self, block: Option<usize>) -> impl Iterator<Item = TensorMut<'_>> {
         let maps = PARTS.into_iter().zip([&mut self.first, &mut self.second]);
-        maps.flat_map(move |(part, map)| map.tensors_mut(Place { block, part }))
+        maps.flat_map(move |(part, map)| map.tensors_mut(Place { layer: None, block, part }))
     }
 }
 

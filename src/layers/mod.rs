@@ -4,6 +4,7 @@ pub(crate) mod block;
 pub(crate) mod functional;
 pub(crate) mod init;
 pub(crate) mod linear;
+pub(crate) mod sequence;
 pub(crate) mod stack;
 
 use crate::context::{Context, Workspace};
@@ -14,13 +15,15 @@ use crate::params::gradients::Gradients;
 use crate::params::name::Place;
 use crate::params::tensor::{TensorMut, TensorRef};
 use crate::program::{Program, Side};
+use crate::run::explain::{Explanation, Purpose, explain};
 use crate::run::record::{Record, record_len};
 use crate::run::source::{Slots, Source};
 use crate::run::{Network, Wanted, backward, forward};
 use crate::weights::Affine;
 use std::sync::Arc;
 
-/// A network or a part of one: [`crate::Linear`], [`crate::Block`] or [`crate::Stack`]. (Sealed: the kernels know these three.)
+/// A network or a part of one: [`crate::Linear`], [`crate::Block`], [`crate::Stack`] or [`crate::Sequence`]. (Sealed: a network is a program
+/// of this crate's parts.)
 ///
 /// `infer` runs forward and keeps nothing. `forward` keeps what the gradients need and returns a [`Pass`], the only thing that
 /// has a `backward`: a forward that saved nothing cannot be differentiated, because there is nothing to call.
@@ -99,6 +102,15 @@ pub trait Layer: Compiled + Sized {
     ) -> Result<(), Error> {
         check(self, x, &y)?;
         record_into(ctx, ws, network(self)?, (x, None), y, record)
+    }
+
+    /// How a call on `n` rows would go: the parts and their steps, where each value lives, memory, operations, blocks and threads, what is
+    /// fused and what is not. For reading; nothing is computed.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] if a size overflows.
+    fn explain(&self, ctx: &Context, n: usize, purpose: Purpose) -> Result<Explanation, Error> {
+        explain(ctx, self.program(), n, purpose)
     }
 
     /// Floats of the record of a batch of `n` rows: 16, and a fixed number for each row, whatever threads and block sizes are.

@@ -45,19 +45,24 @@ pub enum Part {
 }
 
 impl Part {
+    /// This part of layer `layer` of a [`crate::Sequence`].
+    pub const fn in_layer(self, layer: usize) -> Place {
+        Place { layer: Some(layer), block: None, part: self }
+    }
+
     /// This part of block `block` of a [`crate::Stack`].
     pub const fn in_block(self, block: usize) -> Place {
-        Place { block: Some(block), part: self }
+        Place { layer: None, block: Some(block), part: self }
     }
 
     /// Its weights, outside of the blocks of a stack.
     pub const fn weight(self) -> TensorName {
-        Place { block: None, part: self }.weight()
+        Place { layer: None, block: None, part: self }.weight()
     }
 
     /// Its bias, outside of the blocks of a stack.
     pub const fn bias(self) -> TensorName {
-        Place { block: None, part: self }.bias()
+        Place { layer: None, block: None, part: self }.bias()
     }
 }
 
@@ -76,6 +81,8 @@ impl fmt::Display for Part {
 /// Where in a network a map is. Displays as a path: `input`, `blocks.3.first`, ...
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
+    /// The layer of a [`crate::Sequence`], if it is in one.
+    pub layer: Option<usize>,
     /// The block of a [`crate::Stack`], if it is in one.
     pub block: Option<usize>,
     /// Which map of the block, or of the network.
@@ -102,12 +109,15 @@ impl Place {
 impl From<Part> for Place {
     /// Outside of the blocks of a stack.
     fn from(part: Part) -> Self {
-        Self { block: None, part }
+        Self { layer: None, block: None, part }
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(layer) = self.layer {
+            write!(f, "layers.{layer}.")?;
+        }
         if let Some(block) = self.block {
             write!(f, "blocks.{block}.")?;
         }

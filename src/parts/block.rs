@@ -18,6 +18,12 @@ pub(crate) struct Block {
 }
 
 impl Block {
+    pub(super) fn formula(self) -> String {
+        let Self { inputs, hidden, outputs, phi, skip } = self;
+        let (phi, skip) = (phi.name(), if skip { " + x" } else { "" });
+        format!("y = {phi}(x W1ᵀ + b1) W2ᵀ + b2{skip}, {inputs} -> {hidden} -> {outputs}")
+    }
+
     pub(super) fn emit(self, b: &mut Builder, x: Val) -> Val {
         let Self { inputs, hidden, outputs, phi, skip } = self;
         let (w1, w2) = (b.affine(inputs, hidden), b.affine(hidden, outputs));

@@ -15,6 +15,12 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
+    pub(super) fn formula(self) -> String {
+        let Self { inputs, outputs, phi, skip } = self;
+        let (phi, skip) = (phi.name(), if skip { " + x" } else { "" });
+        format!("y = {phi}(x Wᵀ + b){skip}, {inputs} -> {outputs}")
+    }
+
     pub(super) fn emit(self, b: &mut Builder, x: Val) -> Val {
         let Self { inputs, outputs, phi, skip } = self;
         let affine = b.affine(inputs, outputs);

@@ -24,6 +24,14 @@ impl Form {
         }
     }
 
+    /// The formula, with its sizes.
+    pub(crate) fn formula(&self) -> String {
+        match self {
+            Form::Linear(form) => form.formula(),
+            Form::Block(form) => form.formula(),
+        }
+    }
+
     /// Emits the steps from `x` to the output, and leaves the adjoint.
     pub(crate) fn emit(self, b: &mut Builder, x: Val) -> Val {
         match self {

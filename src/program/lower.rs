@@ -13,9 +13,9 @@ pub(crate) enum Region {
     Local,
 }
 
-/// The place of an operand of a step. Distances are in floats a row.
+/// The operand of a step, resolved. Distances are in floats a row.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct Operand {
     /// None: with the caller.
     pub(crate) region: Option<Region>,
     /// Written: which of the places that are cut out of the region. Read: which of the pieces that are left.
@@ -66,7 +66,7 @@ impl Cuts {
 /// A step of places, and what it cuts out of the record and of local memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lowered {
-    pub(crate) step: Step<Place>,
+    pub(crate) step: Step<Operand>,
     pub(crate) record: Cuts,
     pub(crate) local: Cuts,
 }
@@ -119,7 +119,7 @@ impl Lowering<'_> {
                 Use::Write => (cuts.place(at, wide(span)), at),
                 Use::Read => cuts.piece(at),
             };
-            Some(Place { region, piece, at: at - start, cols: program.value(val).cols, span })
+            Some(Operand { region, piece, at: at - start, cols: program.value(val).cols, span })
         })?;
         Some(Lowered { step, record, local })
     }

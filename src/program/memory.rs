@@ -34,7 +34,7 @@ pub(crate) struct Memory {
     pub(crate) local_width: usize,
     // Kept so that planning again takes no new memory:
     lives: Vec<Life>,
-    placed: Vec<Place>,
+    placed: Vec<Taken>,
 }
 
 /// From the moment when a value is first written to that of its last use.
@@ -48,7 +48,7 @@ struct Life {
 
 /// A piece of local memory in use.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct Taken {
     start: usize,
     end: usize,
     /// The last moment of its value.
@@ -168,7 +168,7 @@ impl Memory {
                 index += 1;
             }
             let end = start.checked_add(width)?;
-            self.placed.insert(index, Place { start, end, last });
+            self.placed.insert(index, Taken { start, end, last });
             self.local_width = self.local_width.max(end);
             let home = &mut self.homes[val.0];
             *home = if let Home::Chunk(_) = home { Home::Chunk(start) } else { Home::Local(start) };

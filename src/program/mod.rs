@@ -91,7 +91,7 @@ impl<V: Copy> Posts<V> {
     }
 
     /// The same list of other operands; what has none is left out.
-    fn map<T: Copy>(&self, f: &mut impl FnMut(V) -> Option<T>) -> Posts<T> {
+    pub(crate) fn map<T: Copy>(&self, f: &mut impl FnMut(V) -> Option<T>) -> Posts<T> {
         self.iter().filter_map(|post| post.map(&mut *f)).collect()
     }
 }

@@ -17,6 +17,7 @@
 
 mod batch;
 mod blocks;
+pub(crate) mod explain;
 pub(crate) mod packed;
 pub(crate) mod plan;
 pub(crate) mod record;

@@ -11,7 +11,7 @@ use crate::gemm::macro_kernel::{Gemm, gemm};
 use crate::gemm::pack::pack;
 use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panels};
 use crate::gemm::start::Start;
-use crate::program::lower::{Cuts, Lowered, MOST_WRITES, Place, Region};
+use crate::program::lower::{Cuts, Lowered, MOST_WRITES, Operand, Region};
 use crate::program::{GemmStep, MOST_POSTS, Posts, Side, Step, wide};
 use std::ops::Range;
 
@@ -60,7 +60,7 @@ impl Job<'_> {
     }
 
     /// One GEMM, its columns in one piece or shared by the threads of a crew.
-    fn gemm(&self, g: &GemmStep<Place>, lent: &mut Lent<'_>, out: Dest<'_>, crew: &mut [Scratch]) {
+    fn gemm(&self, g: &GemmStep<Operand>, lent: &mut Lent<'_>, out: Dest<'_>, crew: &mut [Scratch]) {
         let slope = g.slope.map(|slope| lent.panels(slope));
         let (a, lent) = (lent.view(g.a), &*lent);
         split_columns(crew, g.out.cols, out, slope, |columns, out, slope, scratch| {
@@ -73,8 +73,8 @@ impl Job<'_> {
     /// Two GEMMs by chunks of the columns between them: F1 and F2, B1 and B2.
     fn chunks(
         &self,
-        first: &GemmStep<Place>,
-        second: &GemmStep<Place>,
+        first: &GemmStep<Operand>,
+        second: &GemmStep<Operand>,
         lent: &mut Lent<'_>,
         mut out: Dest<'_>,
         scratch: &mut Scratch,
@@ -112,7 +112,7 @@ impl Job<'_> {
     #[inline]
     fn columns(
         &self,
-        g: &GemmStep<Place>,
+        g: &GemmStep<Operand>,
         (a, k0): (PanelRef<'_>, usize),
         columns: Range<usize>,
         epilogue: Epilogue<'_>,
@@ -169,19 +169,19 @@ struct Lent<'m> {
 impl<'m> Lent<'m> {
     /// The place of a value that is written. It is there once.
     #[inline]
-    fn take(&mut self, place: Place) -> &'m mut [f32] {
+    fn take(&mut self, place: Operand) -> &'m mut [f32] {
         let pieces = if place.region == Some(Region::Record) { &mut self.record } else { &mut self.local };
         std::mem::take(&mut pieces.places[place.piece])
     }
 
     #[inline]
-    fn panels(&mut self, place: Place) -> PanelMut<'m> {
+    fn panels(&mut self, place: Operand) -> PanelMut<'m> {
         PanelMut::new(self.take(place), self.rows, place.cols)
     }
 
     /// Where a result goes: to the caller, or to memory of ours.
     #[inline]
-    fn out<'d>(&mut self, place: Place, dest: Option<&'d mut Dest<'_>>) -> Option<Dest<'d>>
+    fn out<'d>(&mut self, place: Operand, dest: Option<&'d mut Dest<'_>>) -> Option<Dest<'d>>
     where
         'm: 'd,
     {
@@ -193,7 +193,7 @@ impl<'m> Lent<'m> {
 
     /// A value that is read.
     #[inline]
-    fn view(&self, place: Place) -> PanelRef<'m> {
+    fn view(&self, place: Operand) -> PanelRef<'m> {
         let pieces = if place.region == Some(Region::Record) { &self.record } else { &self.local };
         let data = &pieces.left[place.piece][place.at * self.rows..][..wide(place.cols) * self.rows];
         PanelRef::new(data, self.rows, place.cols)
@@ -203,7 +203,7 @@ impl<'m> Lent<'m> {
     #[inline]
     fn posts<'l>(
         &self,
-        posts: &Posts<Place>,
+        posts: &Posts<Operand>,
         panels: Range<usize>,
         list: &'l mut [Post<In<'m>>; MOST_POSTS],
     ) -> &'l [Post<In<'m>>] {

@@ -1,0 +1,181 @@
+//! A free sequence of layers: in any order, of any widths that fit.
+
+use super::block::Block;
+use super::linear::Linear;
+use super::stack::Stack;
+use super::{Compiled, Layer};
+use crate::error::{Error, expect_shape};
+use crate::params::name::Place;
+use crate::params::tensor::{TensorMut, TensorRef};
+use crate::program::Program;
+use crate::weights::Affine;
+use std::sync::Arc;
+
+/// A layer of a [`Sequence`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Node {
+    /// A linear layer.
+    Linear(Linear),
+    /// A block.
+    Block(Block),
+    /// A stack of blocks.
+    Stack(Stack),
+}
+
+/// The same expression for whichever layer it is.
+macro_rules! with_layer {
+    ($node:expr, $layer:ident => $do:expr) => {
+        match $node {
+            Node::Linear($layer) => $do,
+            Node::Block($layer) => $do,
+            Node::Stack($layer) => $do,
+        }
+    };
+}
+
+impl From<Linear> for Node {
+    fn from(layer: Linear) -> Self {
+        Self::Linear(layer)
+    }
+}
+
+impl From<Block> for Node {
+    fn from(layer: Block) -> Self {
+        Self::Block(layer)
+    }
+}
+
+impl From<Stack> for Node {
+    fn from(layer: Stack) -> Self {
+        Self::Stack(layer)
+    }
+}
+
+impl Node {
+    fn inputs(&self) -> usize {
+        with_layer!(self, layer => layer.inputs())
+    }
+
+    fn outputs(&self) -> usize {
+        with_layer!(self, layer => layer.outputs())
+    }
+}
+
+/// Layers one after the other: y = L_k(... L_1(x)), blocks of changing width between projections, say. It is one network: a row block
+/// goes through all of it while it is in cache.
+///
+/// ```
+/// use resblock::{Activation, Block, Init, Layer, Linear, Sequence};
+/// let mut init = Init::he(1);
+/// let net = Sequence::new([
+///     Linear::with_init(10, 64, Activation::Relu, &mut init)?.into(),
+///     Block::residual(64, 128, Activation::Gelu, &mut init)?.into(),
+///     Linear::with_init(64, 32, Activation::Identity, &mut init)?.into(),
+///     Block::residual(32, 32, Activation::Gelu, &mut init)?.into(),
+/// ])?;
+/// assert_eq!((net.inputs(), net.outputs()), (10, 32));
+/// assert_eq!(net.affine_name(3).weight().to_string(), "layers.2.linear.weight");
+/// # Ok::<(), resblock::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Sequence {
+    nodes: Vec<Node>,
+    /// The number of the first affine map of each node.
+    starts: Vec<usize>,
+    program: Arc<Program>,
+}
+
+impl Sequence {
+    /// From layers, at least one.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if there is none; [`Error::Shape`] naming `layers` if the inputs of one are not the outputs of the one before:
+    /// expected and found (inputs, outputs) of that layer.
+    pub fn new(layers: impl IntoIterator<Item = Node>) -> Result<Self, Error> {
+        let nodes: Vec<Node> = layers.into_iter().collect();
+        if nodes.is_empty() {
+            return Err(Error::Setting { operand: "layers", reason: "a sequence needs at least one layer" });
+        }
+        for pair in nodes.windows(2) {
+            let (width, next) = (pair[0].outputs(), &pair[1]);
+            expect_shape("layers", (width, next.outputs()), (next.inputs(), next.outputs()))?;
+        }
+        let counts = nodes.iter().map(|node| with_layer!(node, layer => layer.affine_count()));
+        let starts = counts.scan(0, |at, count| Some(std::mem::replace(at, *at + count))).collect();
+        let program = Program::compile(nodes.iter().flat_map(|node| {
+            let program = with_layer!(node, layer => layer.program());
+            program.forms()
+        }));
+        Ok(Self { nodes, starts, program })
+    }
+
+    /// The layers.
+    pub fn layers(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The layers, to make another sequence of.
+    pub fn into_layers(self) -> Vec<Node> {
+        self.nodes
+    }
+
+    /// Affine map `index`: in which layer, and which of the layer's maps.
+    fn locate(&self, index: usize) -> (usize, usize) {
+        let node = self.starts.partition_point(|&start| start <= index) - 1;
+        (node, index - self.starts[node])
+    }
+}
+
+impl Compiled for Sequence {
+    fn program(&self) -> &Arc<Program> {
+        &self.program
+    }
+}
+
+/// A place of layer `layer` in the sequence.
+fn within(layer: usize, place: Place) -> Place {
+    Place { layer: Some(layer), ..place }
+}
+
+impl Layer for Sequence {
+    fn inputs(&self) -> usize {
+        self.program.inputs()
+    }
+    fn outputs(&self) -> usize {
+        self.program.outputs()
+    }
+    fn affine_count(&self) -> usize {
+        self.program.affines.len()
+    }
+    fn affine(&self, index: usize) -> Option<&Affine> {
+        let (node, at) = self.locate(index);
+        with_layer!(&self.nodes[node], layer => layer.affine(at))
+    }
+    fn affine_mut(&mut self, index: usize) -> Option<&mut Affine> {
+        let (node, at) = self.locate(index);
+        with_layer!(&mut self.nodes[node], layer => layer.affine_mut(at))
+    }
+    fn affine_name(&self, index: usize) -> Place {
+        let (node, at) = self.locate(index);
+        within(node, with_layer!(&self.nodes[node], layer => layer.affine_name(at)))
+    }
+    fn parameters(&self) -> impl Iterator<Item = TensorRef<'_>> {
+        (0..self.affine_count()).flat_map(|index| {
+            let place = self.affine_name(index);
+            self.affine(index).into_iter().flat_map(move |map| map.tensors(place))
+        })
+    }
+    fn parameters_mut(&mut self) -> impl Iterator<Item = TensorMut<'_>> {
+        self.nodes.iter_mut().enumerate().flat_map(|(i, node)| {
+            let (linear, block, stack) = match node {
+                Node::Linear(layer) => (Some(layer.parameters_mut()), None, None),
+                Node::Block(layer) => (None, Some(layer.parameters_mut()), None),
+                Node::Stack(layer) => (None, None, Some(layer.parameters_mut())),
+            };
+            let all =
+                linear.into_iter().flatten().chain(block.into_iter().flatten()).chain(stack.into_iter().flatten());
+            all.map(move |tensor| tensor.moved(|place| within(i, place)))
+        })
+    }
+}

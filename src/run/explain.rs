@@ -1,0 +1,209 @@
+//! Explanations: a program and its plan in words, for people who want to know where time and memory go.
+
+use super::plan::{Plan, Plans, Shares};
+use super::record::record_len;
+use crate::context::Context;
+use crate::error::Error;
+use crate::gemm::epilogue::{Epilogue, Post};
+use crate::program::memory::Home;
+use crate::program::{GemmStep, Port, Program, Step, Val};
+use std::fmt::{self, Write};
+use std::sync::Arc;
+
+/// What a call is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A forward pass that keeps nothing.
+    Inference,
+    /// A forward pass with its record, and a backward pass with all gradients.
+    Training,
+}
+
+/// How a network runs on a batch: [`crate::Layer::explain`]. Displays as text for people; its form may change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    text: String,
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Explains a call on `n` rows.
+pub(crate) fn explain(ctx: &Context, program: &Arc<Program>, n: usize, purpose: Purpose) -> Result<Explanation, Error> {
+    let mut plans = Plans::default();
+    let mut text = String::new();
+    let training = purpose == Purpose::Training;
+    let forward = plans.forward(ctx, program, n, (training, false))?;
+    let shares = forward.shares;
+    // Writing to a string does not fail.
+    let _ = Page { ctx, program, plan: forward, text: &mut text }.forward(n, training);
+    if training {
+        let record = record_len(program, n, program.inputs())?;
+        let _ = writeln!(text, "record: {} for the batch", bytes(record));
+        let backward = plans.backward(ctx, program, (n, shares.rows), true)?;
+        let _ = Page { ctx, program, plan: backward, text: &mut text }.backward(n);
+    }
+    Ok(Explanation { text })
+}
+
+/// A pass, being written down.
+struct Page<'a> {
+    ctx: &'a Context,
+    program: &'a Program,
+    plan: &'a Plan,
+    text: &'a mut String,
+}
+
+impl Page<'_> {
+    fn forward(&mut self, n: usize, recorded: bool) -> fmt::Result {
+        self.head(if recorded { "forward, recorded" } else { "forward" }, n, 1)?;
+        let program = self.program;
+        for (index, part) in program.parts.iter().enumerate() {
+            let flops = flops(n, part.work, 1);
+            writeln!(self.text, "  part {index}: {}; {flops}", part.form.formula())?;
+            for step in &part.forward {
+                self.step(step)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn backward(&mut self, n: usize) -> fmt::Result {
+        self.head("backward", n, 2)?;
+        let (program, plan) = (self.program, self.plan);
+        writeln!(
+            self.text,
+            "  slabs of {} rows, through {} groups of parts",
+            plan.slab_rows.min(n),
+            plan.groups.len()
+        )?;
+        for group in &plan.groups {
+            for index in group.parts.clone().rev() {
+                let part = &program.parts[index];
+                writeln!(self.text, "  part {index}: {}", flops(n, part.work, 2))?;
+                for step in &part.backward {
+                    self.step(step)?;
+                }
+            }
+            for index in group.parts.clone().rev() {
+                for grad in &program.parts[index].grads {
+                    let (a, b, map) = (self.name(grad.a), self.name(grad.b), grad.affine);
+                    writeln!(self.text, "    dW[{map}] = sum over rows of {b}ᵀ {a}, db[{map}] = that of {b}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What holds for the whole pass.
+    fn head(&mut self, pass: &str, n: usize, times: usize) -> fmt::Result {
+        let Shares { rows, row_threads, column_threads, .. } = self.plan.shares;
+        let (isa, depth) = (self.ctx.isa().name(), self.ctx.k_block());
+        writeln!(self.text, "{pass} of {n} rows on {isa}: {}", flops(n, self.program.work, times))?;
+        let blocks = n.div_ceil(rows);
+        let how = match (row_threads, column_threads) {
+            (1, 1) => "on one thread".to_owned(),
+            (_, 1) => format!("shared by {row_threads} threads"),
+            _ => format!("one after the other; {column_threads} threads share the columns of each GEMM"),
+        };
+        writeln!(self.text, "  {blocks} blocks of up to {rows} rows, {how}; chains in pieces of {depth}")?;
+        let local = self.plan.memory.local_width.saturating_mul(rows.min(n));
+        writeln!(self.text, "  local memory of a block: {}", bytes(local))
+    }
+
+    fn step(&mut self, step: &Step<Val>) -> fmt::Result {
+        match step {
+            Step::Load { port, out } if self.plan.memory.home(*out) != Home::None => {
+                let what = match port {
+                    Port::X => "x",
+                    Port::Skip => "the caller's skip",
+                    Port::Dy => "dy",
+                };
+                let out = self.place(*out);
+                writeln!(self.text, "    {out} = {what} in panels: a pass of its own")
+            }
+            Step::Gemm(g) => self.gemm(g),
+            Step::Chunks { first, second } => {
+                self.gemm(first)?;
+                self.gemm(second)?;
+                let (name, width) = (self.name(first.out), self.program.value(first.out).cols);
+                let chunk = self.ctx.blocking().hidden_chunk();
+                if self.plan.shares.column_threads > 1 {
+                    writeln!(
+                        self.text,
+                        "      not fused: threads share the columns of each GEMM, with a barrier between"
+                    )
+                } else {
+                    writeln!(
+                        self.text,
+                        "      fused: {name} by {} chunks of {} columns",
+                        width.div_ceil(chunk).max(1),
+                        chunk.min(width)
+                    )
+                }
+            }
+            Step::Times { a, b, out } => {
+                let (out, a, b) = (self.place(*out), self.name(*a), self.name(*b));
+                writeln!(self.text, "    {out} = {a} ⊙ {b}: a pass of its own, no GEMM makes {a} here")
+            }
+            Step::Load { .. } | Step::Probe { .. } => Ok(()),
+        }
+    }
+
+    fn gemm(&mut self, g: &GemmStep<Val>) -> fmt::Result {
+        if self.plan.memory.home(g.out) == Home::None {
+            return Ok(());
+        }
+        let (out, a) = (self.place(g.out), self.name(g.a));
+        let map = match g.side {
+            crate::program::Side::Forward => format!("{a} W[{}]ᵀ + b[{}]", g.affine, g.affine),
+            crate::program::Side::Adjoint => format!("{a} W[{}]", g.affine),
+        };
+        write!(self.text, "    {out} = {map}")?;
+        let posts: Vec<_> =
+            g.posts.map(&mut |v| (self.plan.memory.home(v) != Home::None).then_some(v)).iter().collect();
+        for post in &posts {
+            match post {
+                Post::Act(phi) => write!(self.text, ", {}", phi.name())?,
+                Post::Times(v) => write!(self.text, ", ⊙ {}", self.name(*v))?,
+                Post::Mask(v) => write!(self.text, ", where {} > 0", self.name(*v))?,
+                Post::Add(v) => write!(self.text, ", + {}", self.name(*v))?,
+            }
+        }
+        let slope = g.slope.filter(|&slope| self.plan.memory.home(slope) != Home::None);
+        if let Some(slope) = slope {
+            write!(self.text, ", and its slope to {}", self.place(slope))?;
+        }
+        let registers = Epilogue::in_registers(&posts, slope.is_some());
+        writeln!(self.text, "{}", if registers { "" } else { " (in L1, after each tile)" })
+    }
+
+    /// A value by its name and the part that makes it.
+    fn name(&self, val: Val) -> String {
+        let value = self.program.value(val);
+        format!("{}{}", value.name, value.part)
+    }
+
+    /// A value, and where it lives.
+    fn place(&self, val: Val) -> String {
+        let (name, width) = (self.name(val), self.program.value(val).width());
+        match self.plan.memory.home(val) {
+            Home::None => name,
+            Home::Caller => format!("{name} [caller]"),
+            Home::Record(at) => format!("{name} [record {at}..{}]", at + width),
+            Home::Local(at) => format!("{name} [local {at}..{}]", at + width),
+            Home::Chunk(at) => format!("{name} [local {at}.., by chunks]"),
+        }
+    }
+}
+
+fn flops(n: usize, work: usize, times: usize) -> String {
+    format!("{:.3} Mflop", 2e-6 * n as f64 * work as f64 * times as f64)
+}
+
+fn bytes(floats: usize) -> String {
+    format!("{:.1} KiB", floats as f64 * 4.0 / 1024.0)
+}
