@@ -5,16 +5,17 @@ use super::{
     MapGrad, Rng, Stage, assert_same, assert_same_grads, build_stack, existing, gradients_of, mat, mat_mut,
     oracle_backward, oracle_forward, random_grads, values_of, zero_grads,
 };
-use resblock::{Block, Context, GradMode, Layer, Linear, Stack, Workspace};
+use resblock::{Block, Context, Functional, GradMode, Layer, Linear, Node, Sequence, Stack, Workspace};
 use std::fmt::Display;
 use std::ops::Range;
 
-/// One of the three layers, as a value.
+/// One of the four kinds of network, as a value.
 #[derive(Debug, Clone)]
 pub(crate) enum Net {
     Linear(Linear),
     Block(Block),
     Stack(Stack),
+    Sequence(Sequence),
 }
 
 /// The same expression for whichever layer it is.
@@ -24,19 +25,42 @@ macro_rules! with_net {
             Net::Linear($layer) => $do,
             Net::Block($layer) => $do,
             Net::Stack($layer) => $do,
+            Net::Sequence($layer) => $do,
         }
     };
 }
 
 impl Net {
-    /// One stage is a layer of its own, several are a stack: with projections, if the first is a linear layer.
+    /// One stage is a layer of its own, several are a stack: with projections, if the first is a linear layer. What does not make a
+    /// stack is a sequence.
     pub(crate) fn new(stages: &[Stage]) -> Self {
+        let is_block = |stage: &Stage| matches!(stage, Stage::Block { .. });
+        let one_width = |blocks: &[Stage]| blocks.iter().all(|b| is_block(b) && b.inputs() == blocks[0].inputs());
         match stages {
             [stage @ Stage::Linear { .. }] => Net::Linear(stage.build_linear()),
             [stage] => Net::Block(stage.build_block()),
-            [Stage::Linear { .. }, ..] => Net::Stack(build_stack(stages)),
-            _ => Net::Stack(Stack::from_blocks(stages.iter().map(Stage::build_block).collect()).expect("a stack")),
+            [Stage::Linear { .. }, blocks @ .., Stage::Linear { .. }] if one_width(blocks) => {
+                Net::Stack(build_stack(stages))
+            }
+            blocks if one_width(blocks) => {
+                Net::Stack(Stack::from_blocks(blocks.iter().map(Stage::build_block).collect()).expect("a stack"))
+            }
+            _ => Net::sequence(stages),
         }
+    }
+
+    /// As a sequence, whatever the stages.
+    pub(crate) fn sequence(stages: &[Stage]) -> Self {
+        let node = |stage: &Stage| match stage {
+            Stage::Linear { .. } => Node::from(stage.build_linear()),
+            Stage::Block { .. } => Node::from(stage.build_block()),
+        };
+        Net::Sequence(Sequence::new(stages.iter().map(node)).expect("a sequence"))
+    }
+
+    /// Its formula alone.
+    pub(crate) fn functional(&self) -> Functional {
+        with_net!(self, net => Functional::of(net))
     }
 }
 
