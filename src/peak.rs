@@ -165,7 +165,7 @@ impl KernelBench {
         let epilogue = Epilogue::store(self.c.view_mut().into());
         let depth = self.ctx.k_block();
         let (a, b) = (self.a.view(), Factor::stored(self.b.view()));
-        gemm(self.ctx.isa(), Gemm { a, b, start: Start::Zero, depth, pack: &mut [] }, epilogue);
+        gemm(self.ctx.isa(), &mut Gemm { a, b, start: Start::Zero, depth, pack: &mut [] }, epilogue);
     }
 }
 

@@ -223,6 +223,7 @@ fn a_panic_between_forward_and_backward_leaves_the_workspace_usable() {
                 Net::Block(net) => interrupted(net, ws, &case.problem.x, rows, then),
                 Net::Stack(net) => interrupted(net, ws, &case.problem.x, rows, then),
                 Net::Linear(net) => interrupted(net, ws, &case.problem.x, rows, then),
+                Net::Sequence(net) => interrupted(net, ws, &case.problem.x, rows, then),
             };
             caught(|| pool.install(|| forward(&mut ws, &panic_quietly)));
             pool.install(|| case.train(&parallel(), &mut ws));

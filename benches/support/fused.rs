@@ -45,6 +45,11 @@ impl<'p> Fused<'p> {
         let (y, dx) = (zeros.clone(), zeros);
         Ok(Self { ctx: *ctx, problem, stack, workspace: Workspace::new(), gradients, x, dy, y, dx })
     }
+
+    /// The same network, for functional calls.
+    pub(crate) fn stack(&self) -> &Stack {
+        &self.stack
+    }
 }
 
 impl Runner for Fused<'_> {

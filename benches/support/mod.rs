@@ -1,5 +1,6 @@
 //! What the benches and `examples/measure` share: a problem, and two ways to run it. Included as a module by each of them.
 
+pub(crate) mod borrowed;
 pub(crate) mod fused;
 pub(crate) mod problem;
 #[allow(unsafe_code, reason = "the interface of matrixmultiply is raw pointers; one function checks and calls it")]

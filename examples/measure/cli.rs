@@ -43,6 +43,10 @@ pub(crate) struct Args {
     /// Measure the same block done with matrixmultiply's GEMM and plain loops (one thread)
     #[arg(long)]
     pub(crate) unfused: bool,
+    /// Whose the weights are: the network's own, packed once, or the caller's, in row-major slices of this orientation, which
+    /// functional calls bring into panels each time
+    #[arg(long, value_enum, default_value_t = Weights::Owned, conflicts_with = "unfused")]
+    pub(crate) weights: Weights,
     /// Leave out the CSV header
     #[arg(long)]
     pub(crate) no_header: bool,
@@ -64,6 +68,14 @@ impl Args {
 pub(crate) enum Mode {
     Forward,
     Train,
+}
+
+/// Whose weights, and which way round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Weights {
+    Owned,
+    InOut,
+    OutIn,
 }
 
 impl Mode {

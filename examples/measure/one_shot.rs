@@ -1,10 +1,7 @@
 //! One measurement as a CSV row.
 
 use crate::cli::{Args, Mode};
-use crate::support::Runner;
-use crate::support::fused::Fused;
 use crate::support::problem::{Problem, Shape};
-use crate::support::unfused::Unfused;
 use crate::timing::{Times, time};
 use crate::{output, serve, threads};
 use resblock::{Skip, fma_peak, read_bandwidth};
@@ -40,8 +37,7 @@ pub(crate) fn one_shot(args: &Args) -> Result<(), Box<dyn Error>> {
     serve::check_size(shape)?;
     let ctx = threads::context(args.threads)?;
     let problem = Problem::random(shape, args.activation, args.block);
-    let mut runner: Box<dyn Runner + '_> =
-        if args.unfused { Box::new(Unfused::new(&problem)) } else { Box::new(Fused::new(&ctx, &problem)?) };
+    let mut runner = serve::runner(&ctx, &problem, args)?;
     // Before and after, and the higher counts: clock rates change, and a fraction of a peak that was too low says too much.
     let peak =
         || fma_peak(&ctx, Duration::from_secs_f64((args.seconds / 4.0).clamp(0.02, 0.2))).map(|peak| peak.gflops);

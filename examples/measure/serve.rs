@@ -10,7 +10,8 @@
 //! layers one after another: X, dY, W1, b1, W2, b2 are read; fY (of an inference) and Y, dX, dW1, db1, dW2, db2 (of a training
 //! step) are written. Weights are (inputs, outputs). `gelu` is the tanh form.
 
-use crate::cli::{Mode, positive, seconds};
+use crate::cli::{Args, Mode, Weights, positive, seconds};
+use crate::support::borrowed::{Borrowed, Orientation};
 use crate::support::fused::Fused;
 use crate::support::problem::{Problem, Shape};
 use crate::support::unfused::Unfused;
@@ -48,11 +49,11 @@ pub(crate) fn check_size(shape: Shape) -> Result<(), String> {
 }
 
 /// Answers requests until `quit` or the end of the input.
-pub(crate) fn serve(unfused: bool, threads: usize) -> Result<(), Box<dyn Error>> {
-    if unfused && threads != 1 {
+pub(crate) fn serve(args: &Args, threads: usize) -> Result<(), Box<dyn Error>> {
+    if args.unfused && threads != 1 {
         return Err("--unfused runs on one thread".into());
     }
-    let server = Server { ctx: threads::context(threads)?, unfused };
+    let server = Server { ctx: threads::context(threads)?, args };
     let mut input = std::io::stdin().lock();
     let mut line = Vec::new();
     say("READY")?;
@@ -87,12 +88,12 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-struct Server {
+struct Server<'a> {
     ctx: Context,
-    unfused: bool,
+    args: &'a Args,
 }
 
-impl Server {
+impl Server<'_> {
     fn bench(&self, words: &[&str]) -> Result<String, Refusal> {
         let &[b, d, h, depth, mode, act, secs] = words else {
             return Err(Refusal::Bad("expected: bench B d h depth fwd|train relu|gelu secs".into()));
@@ -104,7 +105,7 @@ impl Server {
             _ => return Err(Refusal::Unsupported(format!("mode {mode:?}"))),
         };
         let problem = Problem::random(shape, phi, Skip::Identity);
-        let mut runner = self.runner(&problem)?;
+        let mut runner = runner(&self.ctx, &problem, self.args)?;
         let Times { best, median, count } = time(secs, || match mode {
             Mode::Forward => runner.forward(),
             Mode::Train => runner.train(),
@@ -118,7 +119,7 @@ impl Server {
         };
         let (shape, phi, dir) = (shape([b, d, h, depth])?, activation(act)?, Path::new(dir));
         let problem = read_problem(dir, shape, phi)?;
-        let mut runner = self.runner(&problem)?;
+        let mut runner = runner(&self.ctx, &problem, self.args)?;
         runner.forward()?;
         write(dir, "fY", &runner.results()?.y)?;
         runner.train()?;
@@ -128,10 +129,24 @@ impl Server {
         }
         Ok("OK".into())
     }
+}
 
-    fn runner<'p>(&self, problem: &'p Problem) -> Result<Box<dyn Runner + 'p>, resblock::Error> {
-        Ok(if self.unfused { Box::new(Unfused::new(problem)) } else { Box::new(Fused::new(&self.ctx, problem)?) })
+/// What runs a problem as the arguments say.
+pub(crate) fn runner<'p>(
+    ctx: &Context,
+    problem: &'p Problem,
+    args: &Args,
+) -> Result<Box<dyn Runner + 'p>, resblock::Error> {
+    if args.unfused {
+        return Ok(Box::new(Unfused::new(problem)));
     }
+    let fused = Fused::new(ctx, problem)?;
+    let orientation = match args.weights {
+        Weights::Owned => return Ok(Box::new(fused)),
+        Weights::InOut => Orientation::InputsOutputs,
+        Weights::OutIn => Orientation::OutputsInputs,
+    };
+    Ok(Box::new(Borrowed::new(ctx, problem, orientation, fused.stack())?))
 }
 
 fn shape(words: [&str; 4]) -> Result<Shape, String> {

@@ -28,18 +28,18 @@ pub(crate) struct Gemm<'a> {
 }
 
 /// out = start + aᵀ b: the chain runs over the rows that a and b share. Out has a row for each column of a.
-pub(crate) struct GradGemm<'a, E> {
+pub(crate) struct GradGemm<'a> {
     pub(crate) a: PanelRef<'a>,
     pub(crate) b: PanelRef<'a>,
     pub(crate) start: Start<'a>,
     /// Whether out is so large that a few rows' gradient should go past the caches.
     pub(crate) stream: bool,
-    pub(crate) epilogue: E,
+    pub(crate) out: Out<'a>,
 }
 
 /// Runs a GEMM. Operands are checked here, once, for every pointer below.
-pub(crate) fn gemm(isa: Isa, mut job: Gemm<'_>, epilogue: Epilogue<'_>) {
-    let Gemm { a, b, start, depth, pack } = &job;
+pub(crate) fn gemm(isa: Isa, job: &mut Gemm<'_>, epilogue: Epilogue<'_>) {
+    let Gemm { a, b, start, depth, pack } = &*job;
     assert!(a.cols() <= b.rows(), "the vector operand has a row for each k");
     assert_eq!(epilogue.out.cols(), b.cols(), "output columns");
     if let Start::Bias(bias) = start {
@@ -47,7 +47,7 @@ pub(crate) fn gemm(isa: Isa, mut job: Gemm<'_>, epilogue: Epilogue<'_>) {
     }
     assert!(*depth > 0 && depth.is_multiple_of(PANEL), "k blocks start at panel boundaries");
     assert!(!b.is_transposed() || pack.len() >= PACK, "room for panels of the transpose");
-    epilogue.compile(RunGemm { isa, job: &mut job });
+    epilogue.compile(RunGemm { isa, job });
 }
 
 /// A GEMM whose epilogue is being compiled. By reference, as all of it: it is a few hundred bytes.
@@ -69,9 +69,9 @@ struct Finishing<'j, 'a, 'f, 'e, O> {
 }
 
 /// Runs a weight-gradient GEMM.
-pub(crate) fn grad_gemm(isa: Isa, job: GradGemm<'_, Out<'_>>) {
+pub(crate) fn grad_gemm(isa: Isa, job: &mut GradGemm<'_>) {
     assert_eq!(job.a.rows(), job.b.rows(), "both operands have a row for each k");
-    assert_eq!(job.epilogue.cols(), job.b.cols(), "output columns");
+    assert_eq!(job.out.cols(), job.b.cols(), "output columns");
     isa.run(job);
 }
 
@@ -181,13 +181,13 @@ impl<O: Op> Kernel for Finishing<'_, '_, '_, '_, O> {
     }
 }
 
-impl Kernel for GradGemm<'_, Out<'_>> {
+impl Kernel for &mut GradGemm<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (rows, k) = (self.a.cols(), self.a.rows());
         let few = k <= const { most_rows::<S>() };
-        let mut epilogue = Finish::<Store>::store(self.epilogue);
+        let mut epilogue = Finish::<Store>::store(self.out.reborrow());
         // The next tile's part of the gradient, which its chains go on from, comes from L2 or from beyond.
         let lines = (S::GRAD_MR * S::GRAD_NP).div_ceil(k.div_ceil(PANEL).max(1));
         for (p, np) in pieces(panels(self.b.cols()), if few { 1 } else { S::GRAD_NP }) {

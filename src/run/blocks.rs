@@ -101,17 +101,13 @@ impl<'a> Given<'a> {
             Port::Skip => self.skip,
         }
     }
-
-    /// Rows `first .. first + count` of everything.
-    pub(super) fn row_range(&self, first: usize, count: usize) -> Self {
-        Self { entry: self.entry.row_range(first, count), skip: self.skip.map(|skip| skip.row_range(first, count)) }
-    }
 }
 
 /// Some rows of the batch, with all that belongs to them.
 pub(super) struct RowBlock<'a> {
+    /// Row of the batch that is its first.
+    pub(super) first_row: usize,
     pub(super) rows: usize,
-    pub(super) given: Given<'a>,
     pub(super) record: Record<'a>,
     /// Its part of the slab, backward.
     pub(super) slab: &'a mut [f32],
@@ -122,7 +118,6 @@ pub(super) struct RowBlock<'a> {
 
 /// Cuts a batch, or a slab of it, into blocks of rows.
 pub(super) struct RowBlocks<'a, 's> {
-    pub(super) given: Given<'a>,
     pub(super) record: Record<'a>,
     pub(super) slab: &'a mut [f32],
     pub(super) sink: Option<&'a mut Sink<'s>>,
@@ -148,8 +143,8 @@ impl<'a, 's: 'a> Iterator for RowBlocks<'a, 's> {
         let (norms, norms_left) = std::mem::take(&mut self.norms).split_at_mut(rows * norms_width);
         (self.slab, self.norms) = (slab_left, norms_left);
         let block = RowBlock {
+            first_row: self.next_row,
             rows,
-            given: self.given.row_range(self.next_row, rows),
             record: self.record.take(rows * record_width),
             slab,
             dest: self.sink.as_mut().map(|sink| sink.take(rows)),

@@ -77,10 +77,9 @@ pub(crate) fn forward(
 
     let staging = &mut staging.as_mut_slice()[..staging_len];
     let mut sink = if staged { Sink::Staged(&mut *staging, y.cols()) } else { Sink::Rows(y.reborrow()) };
-    let job = Job { ctx, source };
+    let job = Job { ctx, source, given: Given { entry: x, skip } };
     let record_width = if recorded { program.record_width.unwrap_or(0) } else { 0 };
     let blocks = RowBlocks {
-        given: Given { entry: x, skip },
         record: Record::Write(values),
         slab: &mut [],
         sink: Some(&mut sink),
@@ -170,7 +169,7 @@ pub(crate) fn backward(
     if n == 0 && !accumulate {
         grads.clear(program.affines.len());
     }
-    let job = Job { ctx, source };
+    let job = Job { ctx, source, given: Given { entry: dy, skip: None } };
     for first_row in (0..n).step_by(slab_rows) {
         let rows = slab_rows.min(n - first_row);
         let slab = &mut slab.as_mut_slice()[..rows * local_width];
@@ -178,14 +177,13 @@ pub(crate) fn backward(
         let norms = &mut row_norms[first_row * norm_parts..][..rows * norm_parts];
         for group in &plan.groups {
             let blocks = RowBlocks {
-                given: Given { entry: dy.row_range(first_row, rows), skip: None },
                 record: Record::Read(record),
                 slab: &mut *slab,
                 sink: if group.parts.start == 0 { sink.as_mut() } else { None },
                 norms: &mut *norms,
                 widths: (record_width, local_width, norm_parts),
                 block_rows: shares.rows,
-                next_row: 0,
+                next_row: first_row,
                 rows,
             };
             let run = |mut block: RowBlock<'_>, crew: &mut [Scratch]| {

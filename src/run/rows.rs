@@ -1,6 +1,6 @@
 //! The executor by rows: takes a block of rows through the steps of a program, forward or backward.
 
-use super::blocks::{Dest, Record, RowBlock};
+use super::blocks::{Dest, Given, Record, RowBlock};
 use super::source::Source;
 use crate::Activation;
 use crate::context::{Context, Scratch};
@@ -20,6 +20,7 @@ use std::ops::Range;
 pub(super) struct Job<'a> {
     pub(super) ctx: &'a Context,
     pub(super) source: &'a dyn Source,
+    pub(super) given: Given<'a>,
 }
 
 impl Job<'_> {
@@ -35,8 +36,8 @@ impl Job<'_> {
             let mut lent = Lent { rows, record, local: Pieces::cut(memory, local, rows) };
             match step {
                 Step::Load { port, out } => {
-                    if let Some(from) = block.given.at(*port) {
-                        pack(isa, from, lent.panels(*out));
+                    if let Some(from) = self.given.at(*port) {
+                        pack(isa, from.row_range(block.first_row, rows), lent.panels(*out));
                     }
                 }
                 Step::Gemm(g) => {
@@ -128,7 +129,7 @@ impl Job<'_> {
             }
         };
         let (depth, pack) = (self.ctx.k_block(), scratch.pack.as_mut_slice());
-        gemm(self.ctx.isa(), Gemm { a, b, start, depth, pack }, epilogue);
+        gemm(self.ctx.isa(), &mut Gemm { a, b, start, depth, pack }, epilogue);
     }
 }
 
