@@ -89,20 +89,29 @@ impl Gradients {
         self.table.rows().iter().map(|row| row.value.as_ref())
     }
 
-    /// Panels of dWᵀ, and db without padding, of each affine map before map `end`, from the last down; empty where declined or not there.
+    /// Panels of dWᵀ, and db without padding, of affine map `index`; empty where declined or not there.
+    pub(crate) fn affine_mut(&mut self, index: usize) -> [&mut [f32]; 2] {
+        let start = index.checked_sub(1).map_or(0, |before| self.affine_ends[before]);
+        affine(&mut self.table.rows_mut()[start..self.affine_ends[index]])
+    }
+
+    /// As [`Gradients::affine_mut`], of each affine map before map `end`, from the last down.
     pub(crate) fn affines_rev_mut(&mut self, end: usize) -> impl Iterator<Item = [&mut [f32]; 2]> {
         let end = end.checked_sub(1).map_or(0, |last| self.affine_ends[last]);
-        self.table.rows_mut()[..end].chunk_by_mut(same_place).rev().map(|tensors| {
-            let mut pair = [&mut [][..], &mut []];
-            for Row { spec, value } in tensors {
-                let Some(value) = value else { continue };
-                let transposed = spec.name.role.is_transposed();
-                let len = if transposed { spec.len() } else { spec.cols };
-                pair[usize::from(!transposed)] = &mut value.as_mut_slice()[..len];
-            }
-            pair
-        })
+        self.table.rows_mut()[..end].chunk_by_mut(same_place).rev().map(affine)
     }
+}
+
+/// What an affine map's tensors hold.
+fn affine(tensors: &mut [Row<Option<PanelMat>>]) -> [&mut [f32]; 2] {
+    let mut pair = [&mut [][..], &mut []];
+    for Row { spec, value } in tensors {
+        let Some(value) = value else { continue };
+        let transposed = spec.name.role.is_transposed();
+        let len = if transposed { spec.len() } else { spec.cols };
+        pair[usize::from(!transposed)] = &mut value.as_mut_slice()[..len];
+    }
+    pair
 }
 
 fn same_place(a: &Row<Option<PanelMat>>, b: &Row<Option<PanelMat>>) -> bool {

@@ -154,22 +154,21 @@ pub(super) fn sums(
     let parts = &slab.program.parts[parts];
     let work = parts.iter().map(|part| part.work).fold(0, usize::saturating_add);
     let threads = threads.min(useful_threads(slab.rows.saturating_mul(work)));
-    // Affine maps are numbered as a row meets them; so those of the parts are one range, whose last is met first on the way down.
-    let numbers = || parts.iter().flat_map(|part| part.grads.iter().map(|grad| grad.affine));
-    let (Some(low), Some(high)) = (numbers().min(), numbers().max()) else { return };
-    let of = parts.iter().rev().flat_map(|part| &part.grads);
     let shapes = &slab.program.affines;
-    let slots = grads.downwards(low..high + 1);
+    let of = parts.iter().rev().flat_map(|part| &part.grads);
     let run = |piece: &mut Piece<'_>| slab.blocks().for_each(|block| piece.add(ctx, &block, go_on || block.first > 0));
-    let gradients = slots.zip(of);
     if threads == 1 {
         // Without the machinery of sharing, which costs a step of one row 3 %.
-        for (slot, &of) in gradients {
-            whole(slot, of, shapes[of.affine], run);
+        for &of in of {
+            whole(grads.of(of.affine), of, shapes[of.affine], run);
         }
         return;
     }
-    let all = gradients.flat_map(|(slot, &of)| pieces(slot, of, shapes[of.affine]));
+    // Affine maps are numbered as a row meets them; so those of the parts are one range, whose last is met first on the way down.
+    let numbers = || of.clone().map(|of| of.affine);
+    let (Some(low), Some(high)) = (numbers().min(), numbers().max()) else { return };
+    let all =
+        grads.downwards(low..high + 1).zip(of.clone()).flat_map(|(slot, &of)| pieces(slot, of, shapes[of.affine]));
     // Nothing but a count of threads: a vector of units takes no memory.
     let mut crew = vec![(); threads];
     for_each(all, &mut crew, |mut piece, ()| run(&mut piece));

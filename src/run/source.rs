@@ -40,6 +40,14 @@ pub(crate) enum Slots<'a, 'm> {
 }
 
 impl Slots<'_, '_> {
+    /// Those of one map.
+    pub(crate) fn of(&mut self, map: usize) -> Slot<'_> {
+        match self {
+            Slots::Owned(grads) => owned(grads.affine_mut(map)),
+            Slots::Caller(grads, staging) => caller(&mut grads[map], &mut staging[map]),
+        }
+    }
+
     /// Those of some maps, from the last one down.
     pub(crate) fn downwards(&mut self, maps: Range<usize>) -> impl Iterator<Item = Slot<'_>> {
         let (owned, caller) = match self {
