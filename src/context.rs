@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::gemm::blocking::Blocking;
 use crate::gemm::buffers::Buffer;
 use crate::gemm::driver::Par;
-use crate::run::packed::Packed;
+use crate::run::borrowed::Biases;
 use crate::run::plan::Plans;
 use crate::run::record::Record;
 use crate::simd::{Isa, IsaList};
@@ -84,8 +84,8 @@ pub struct Workspace {
     pub(crate) record: Record,
     /// Gradients of activations on their way down.
     pub(crate) slab: Buffer,
-    /// Weights of the caller's in panels.
-    pub(crate) packed: Packed,
+    /// Biases of the caller's.
+    pub(crate) biases: Biases,
     /// Gradients of a caller's weights whose strides are of no other use, one for each affine map.
     pub(crate) staged_grads: Vec<Buffer>,
     /// Outputs on their way to a matrix that is not row-major.

@@ -97,6 +97,16 @@ impl<'a> MatRef<'a> {
         Self { data, rows, ..self }
     }
 
+    /// What it lies in, from its first element on.
+    pub(crate) fn data(&self) -> &'a [f32] {
+        self.data
+    }
+
+    /// (row stride, column stride).
+    pub(crate) fn strides(&self) -> (usize, usize) {
+        (self.row_stride, self.col_stride)
+    }
+
     /// True where whole rows lie one after the other, each with its columns side by side.
     pub(crate) fn is_row_major(&self) -> bool {
         (self.col_stride == 1 || self.cols <= 1) && (self.rows <= 1 || self.row_stride >= self.cols)

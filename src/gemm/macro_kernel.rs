@@ -23,7 +23,7 @@ pub(crate) struct Gemm<'a> {
     /// k is taken in blocks of this many (a multiple of 16), the last of up to an eighth more: a block costs each tile a load and a
     /// store of its accumulators, which a last one of a few k is not worth. Between blocks the chains wait in the output.
     pub(crate) depth: usize,
-    /// Where a transposed `b` is put straight, a few panels at a time: [`PACK`] floats; empty for a `b` that needs none.
+    /// Where a `b` that does not lie in panels is put straight, a few at a time: [`PACK`] floats; empty for one that needs none.
     pub(crate) pack: &'a mut [f32],
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn gemm(isa: Isa, job: &mut Gemm<'_>, epilogue: Epilogue<'_>) {
         assert!(bias.len() >= panels(b.cols()) * PANEL, "a bias for each column");
     }
     assert!(*depth > 0 && depth.is_multiple_of(PANEL), "k blocks start at panel boundaries");
-    assert!(!b.is_transposed() || pack.len() >= PACK, "room for panels of the transpose");
+    assert!(!b.moves() || pack.len() >= PACK, "room for panels that are put straight");
     epilogue.compile(RunGemm { isa, job });
 }
 
@@ -134,16 +134,16 @@ impl<O: Op> Kernel for Finishing<'_, '_, '_, '_, O> {
             4 => const { tile_panels::<S>(4) },
             _ => S::NP,
         };
-        let most = if job.b.is_transposed() {
-            // Few rows do little with a panel: it should not leave L1 between being transposed and being used.
-            let room = if m <= FEW_ROWS { half_l1().min(PACK) } else { PACK };
+        let in_group = m.div_ceil(S::MR);
+        let most = if job.b.moves() {
+            // Few rows do little with a panel: it should not leave L1 between being put straight and being used.
+            let room = if m <= FEW_ROWS && !job.b.stays(in_group) { half_l1().min(PACK) } else { PACK };
             (room / (max_np * PANEL * PANEL)).max(1) * PANEL
         } else {
             usize::MAX
         };
         let depth = job.depth.min(most);
         let longest = (depth + depth / 8).min(most);
-        let in_group = m.div_ceil(S::MR);
         let mut k0 = 0;
         loop {
             let left = k - k0;
@@ -151,14 +151,21 @@ impl<O: Op> Kernel for Finishing<'_, '_, '_, '_, O> {
             let kc = if last { left } else { depth };
             let start = if k0 == 0 { job.start } else { Start::Continue };
             for (p, np) in pieces(n_panels, max_np) {
-                let (b, b_panel) = job.b.window(s, (k0, kc), (p, np), job.pack);
+                let window = job.b.window(s, (k0, kc), (p, np), in_group, job.pack);
                 // Several tiles read a group of panels: meanwhile the next group comes. One alone streams through it, and would
                 // find it pushed out of L1 by the next.
-                let stream = in_group == 1 && !job.b.is_transposed();
+                let stream = in_group == 1 && job.b.stays(1);
                 let next = if stream { 0 } else { np.min(n_panels - p - np) };
                 let mut strip = Strip {
                     a: job.a.data().as_ptr().wrapping_add((k0 / PANEL) * job.a.stride()),
-                    operands: Operands { k: kc, a_stride: job.a.stride(), b, b_panel, stream },
+                    operands: Operands {
+                        k: kc,
+                        a_stride: job.a.stride(),
+                        b: window.b,
+                        b_panel: window.panel,
+                        b_row: window.row,
+                        stream,
+                    },
                     ahead: job.b.ahead((k0, kc), (p + np, next), in_group),
                     start,
                     panel: p,
@@ -204,6 +211,7 @@ impl Kernel for &mut GradGemm<'_> {
                     a_stride: self.a.stride(),
                     b: self.b.data().as_ptr().wrapping_add(p * self.b.stride()),
                     b_panel: self.b.stride(),
+                    b_row: PANEL,
                     stream: false,
                 },
                 ahead: epilogue.target.out.ahead((0, p), 1, 0),

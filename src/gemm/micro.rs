@@ -75,6 +75,8 @@ pub(crate) struct Operands {
     pub(crate) b: *const f32,
     /// From a panel to the next, in floats.
     pub(crate) b_panel: usize,
+    /// From a row of a panel to the next: 16 in panels of ours, anything in a caller's matrix.
+    pub(crate) b_row: usize,
     /// Whether this tile is the only one to read them: then they are asked for while it runs.
     pub(crate) stream: bool,
 }
@@ -84,7 +86,7 @@ pub(crate) struct Operands {
 ///
 /// # Safety
 /// Readable: `a + (k / 16) * W::run(a_stride) + (k % 16) * W::K + i * W::ROW` for all k < K, i < MR, and 16 floats at
-/// `b + p * b_panel + k * 16` for all k < K, p < NP.
+/// `b + p * b_panel + k * b_row` for all k < K, p < NP.
 #[inline(always)]
 pub(crate) unsafe fn chain<S: Simd, W: Walk, const MR: usize, const NP: usize>(
     s: S,
@@ -93,7 +95,7 @@ pub(crate) unsafe fn chain<S: Simd, W: Walk, const MR: usize, const NP: usize>(
     ahead: &mut Ahead,
     mut acc: [[S::Row; NP]; MR],
 ) -> [[S::Row; NP]; MR] {
-    let Operands { k, a_stride, b, b_panel, stream } = *operands;
+    let Operands { k, a_stride, b, b_panel, b_row, stream } = *operands;
     let vectors = const { PANEL.div_ceil(S::LANES) };
     let (mut a, mut b, mut left) = (a, b, k);
     while left > 0 {
@@ -102,7 +104,7 @@ pub(crate) unsafe fn chain<S: Simd, W: Walk, const MR: usize, const NP: usize>(
         if stream {
             for p in 0..NP {
                 for r in 0..PANEL {
-                    s.prefetch(b.wrapping_add(p * b_panel + (STREAM_AHEAD + r) * PANEL));
+                    s.prefetch(b.wrapping_add(p * b_panel + (STREAM_AHEAD + r) * b_row));
                 }
             }
         }
@@ -145,7 +147,7 @@ pub(crate) unsafe fn chain<S: Simd, W: Walk, const MR: usize, const NP: usize>(
             }
             // wrapping: after the last k these point past the operand and are not read.
             ak = ak.wrapping_add(W::K);
-            b = b.wrapping_add(PANEL);
+            b = b.wrapping_add(b_row);
         }
         a = a.wrapping_add(W::run(a_stride));
         left -= run;

@@ -10,7 +10,8 @@ use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panel_len, panels};
 use crate::layers::block::Skip;
 use crate::mat::{MatMut, MatRef};
 use crate::parts::{Form, block, linear};
-use crate::program::{Program, Side};
+use crate::program::Program;
+use crate::run::borrowed::{Biases, Borrowed};
 use crate::run::record::record_len;
 use crate::run::source::{Layout, Slots};
 use crate::run::{Network, Wanted, backward, forward};
@@ -38,8 +39,8 @@ pub struct AffineGradMut<'a> {
 /// weights.
 ///
 /// Calls take the parameters of each affine map in the order of [`Layer::affine`], from row-major slices or any strides, and write
-/// gradients to slices of the same kind. Results are those of the layer with the same parameters, bit for bit. Weights are brought into
-/// panels in the workspace once a call; after the first call of a size nothing is allocated.
+/// gradients to slices of the same kind. Results are those of the layer with the same parameters, bit for bit. Weights are read
+/// where they are, or put straight a few columns at a time as they come into use; after the first call of a size nothing is allocated.
 ///
 /// ```
 /// use resblock::{Activation, AffineGradMut, AffineRef, Context, Functional, GradMode, MatMut, MatRef, Skip, Workspace};
@@ -169,12 +170,13 @@ impl Functional {
         expect_shape("x", (x.rows(), self.inputs()), x.shape())?;
         expect_shape("y", (x.rows(), self.outputs()), y.shape())?;
         self.check_params(params)?;
-        let mut packed = std::mem::take(&mut ws.packed);
-        let result = packed.pack(ctx, &self.program, params, Side::Forward).and_then(|source| {
+        let mut biases = std::mem::take(&mut ws.biases);
+        let result = biases.copy(&self.program, params).and_then(|()| {
+            let source = Borrowed { maps: params, biases: &biases };
             let net = Network { program: &self.program, source: &source };
             forward(ctx, ws, net, (x, None), y, record)
         });
-        ws.packed = packed;
+        ws.biases = biases;
         result
     }
 
@@ -204,9 +206,9 @@ impl Functional {
         self.check_grads(grads)?;
         let accumulate = mode == GradMode::Accumulate;
         let mut staging = std::mem::take(&mut ws.staged_grads);
-        let mut packed = std::mem::take(&mut ws.packed);
         let result = stage(ctx, grads, &mut staging, accumulate).and_then(|()| {
-            let source = packed.pack(ctx, &self.program, params, Side::Adjoint)?;
+            // Backward reads no bias.
+            let source = Borrowed { maps: params, biases: &Biases::default() };
             let net = Network { program: &self.program, source: &source };
             let wanted = Wanted { dx, grads: Slots::Caller(&mut *grads, &mut staging), accumulate, norms: None };
             backward(ctx, ws, net, record, dy, wanted)
@@ -214,7 +216,7 @@ impl Functional {
         if result.is_ok() {
             unstage(grads, &staging);
         }
-        (ws.packed, ws.staged_grads) = (packed, staging);
+        ws.staged_grads = staging;
         result
     }
 

@@ -17,8 +17,8 @@
 
 mod batch;
 mod blocks;
+pub(crate) mod borrowed;
 pub(crate) mod explain;
-pub(crate) mod packed;
 pub(crate) mod plan;
 pub(crate) mod record;
 mod rows;
@@ -73,7 +73,8 @@ pub(crate) fn forward(
     let staged = !y.is_row_major() || shares.column_threads > 1;
     let staging_len = if staged { panel_len("output", n, y.cols())? } else { 0 };
     staging.grow(staging_len)?;
-    grow_scratch(scratch, shares.row_threads.max(shares.column_threads), (shares.row_threads, local_len), 0)?;
+    let pack = if source.moves() { PACK } else { 0 };
+    grow_scratch(scratch, shares.row_threads.max(shares.column_threads), (shares.row_threads, local_len), pack)?;
 
     let staging = &mut staging.as_mut_slice()[..staging_len];
     let mut sink = if staged { Sink::Staged(&mut *staging, y.cols()) } else { Sink::Rows(y.reborrow()) };

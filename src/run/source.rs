@@ -15,6 +15,10 @@ pub(crate) trait Source: Sync {
     fn factor(&self, affine: usize, side: Side) -> Factor<'_>;
     /// The bias, if there is one, padded to whole panels.
     fn bias(&self, affine: usize) -> Option<&[f32]>;
+    /// Whether weights are put straight on the way forward, too, which takes room.
+    fn moves(&self) -> bool {
+        false
+    }
 }
 
 /// Where the gradient of a weight matrix goes.

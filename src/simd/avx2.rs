@@ -193,11 +193,12 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn transpose(self, from: &[f32; 256], to: &mut [f32; 256]) {
-        // SAFETY: reads of four floats at i * 16 + j and writes of eight, i < 16 and j <= 12 or 8: inside the two arrays of 256.
-        // The rest is register-only, see above.
+    fn transpose(self, from: &[f32], stride: usize, to: &mut [f32; 256]) {
+        assert!(from.len() >= stride.saturating_mul(15).saturating_add(16), "16 rows of 16");
+        // SAFETY: reads of four floats at i * stride + j, i < 16 and j <= 12, are inside `from`, as just asserted, and writes of eight at
+        // i * 16 + j, j <= 8, inside `to`. The rest is register-only, see above.
         unsafe {
-            let half = |i: usize, j: usize| _mm_loadu_ps(from.as_ptr().add(i * 16 + j));
+            let half = |i: usize, j: usize| _mm_loadu_ps(from.as_ptr().add(i * stride + j));
             for i in [0, 8] {
                 for j in [0, 4, 8, 12] {
                     // 4 x 4 blocks in the two lanes: rows i .. i + 4 in the lower, i + 4 .. i + 8 in the upper.

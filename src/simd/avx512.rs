@@ -189,10 +189,12 @@ impl Simd for Avx512 {
         unsafe { _mm512_scalef_ps(v, n) }
     }
     #[inline(always)]
-    fn transpose(self, from: &[f32; 256], to: &mut [f32; 256]) {
-        // SAFETY: the pointers stay inside the two arrays of 256; the rest is register-only, see above.
+    fn transpose(self, from: &[f32], stride: usize, to: &mut [f32; 256]) {
+        assert!(from.len() >= stride.saturating_mul(15).saturating_add(16), "16 rows of 16");
+        // SAFETY: 16 floats from i * stride on, i < 16, are inside `from`, as just asserted, and those from i * 16 on inside `to`; the
+        // rest is register-only, see above.
         unsafe {
-            let r: [__m512; 16] = std::array::from_fn(|i| _mm512_loadu_ps(from.as_ptr().add(i * 16)));
+            let r: [__m512; 16] = std::array::from_fn(|i| _mm512_loadu_ps(from.as_ptr().add(i * stride)));
             // In each 128-bit lane, 4 x 4 blocks: u[4 i + c] holds column 4 l + c of rows 4 i .. 4 i + 4 in lane l.
             let mut u = [_mm512_setzero_ps(); 16];
             for i in 0..4 {

@@ -108,12 +108,12 @@ pub(crate) trait Simd: Copy {
     /// v * 2^n rounded once, for integral n in -252 ..= 254 and |v| in [2^-20, 2^20] (or v NaN).
     fn ldexp(self, v: Self::V, n: Self::V) -> Self::V;
 
-    /// `to` = transpose of `from`, 16 rows of 16.
+    /// `to` = transpose of 16 rows of 16, which lie `stride` apart in `from`.
     #[inline(always)]
-    fn transpose(self, from: &[f32; 256], to: &mut [f32; 256]) {
+    fn transpose(self, from: &[f32], stride: usize, to: &mut [f32; 256]) {
         for i in 0..16 {
             for j in 0..16 {
-                to[i * 16 + j] = from[j * 16 + i];
+                to[i * 16 + j] = from[j * stride + i];
             }
         }
     }

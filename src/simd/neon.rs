@@ -170,13 +170,14 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
-    fn transpose(self, from: &[f32; 256], to: &mut [f32; 256]) {
-        // SAFETY: reads and writes of four floats at i * 16 + j with i < 16, j <= 12: inside the two arrays of 256. The rest is
-        // register-only, see above.
+    fn transpose(self, from: &[f32], stride: usize, to: &mut [f32; 256]) {
+        assert!(from.len() >= stride.saturating_mul(15).saturating_add(16), "16 rows of 16");
+        // SAFETY: reads of four floats at i * stride + j with i < 16, j <= 12, are inside `from`, as just asserted, and writes at
+        // i * 16 + j inside `to`. The rest is register-only, see above.
         unsafe {
             for i in [0, 4, 8, 12] {
                 for j in [0, 4, 8, 12] {
-                    let row = |r: usize| vld1q_f32(from.as_ptr().add((i + r) * 16 + j));
+                    let row = |r: usize| vld1q_f32(from.as_ptr().add((i + r) * stride + j));
                     let (a, b, c, d) = (row(0), row(1), row(2), row(3));
                     // Pairs of columns 0 and 2 (even), 1 and 3 (odd), of rows a b and c d.
                     let even = (vreinterpretq_f64_f32(vtrn1q_f32(a, b)), vreinterpretq_f64_f32(vtrn1q_f32(c, d)));

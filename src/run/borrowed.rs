@@ -1,0 +1,63 @@
+//! A caller's weights as the executor reads them: where they are.
+
+use super::source::Source;
+use crate::error::Error;
+use crate::gemm::buffers::Buffer;
+use crate::gemm::factor::Factor;
+use crate::gemm::panels::{PANEL, panels};
+use crate::layers::functional::AffineRef;
+use crate::program::{Program, Side, wide};
+
+/// The biases of a network, each padded to whole panels. Memory that grows to the largest network it has seen.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Biases {
+    buffer: Buffer,
+    /// Where each starts.
+    starts: Vec<usize>,
+}
+
+impl Biases {
+    /// Copies the biases of all maps. Lengths have been checked.
+    pub(crate) fn copy(&mut self, program: &Program, maps: &[AffineRef<'_>]) -> Result<(), Error> {
+        self.starts.clear();
+        self.starts.try_reserve(maps.len()).map_err(|_| Error::Memory { bytes: maps.len() * size_of::<usize>() })?;
+        let mut end = 0usize;
+        for &(_, outputs) in &program.affines {
+            self.starts.push(end);
+            end = end.saturating_add(wide(outputs));
+        }
+        self.buffer.grow(end)?;
+        let all = self.buffer.as_mut_slice();
+        for (map, &start) in maps.iter().zip(&self.starts) {
+            if let Some(bias) = map.bias {
+                all[start..start + bias.len()].copy_from_slice(bias);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A caller's weights and a copy of the biases.
+pub(crate) struct Borrowed<'a> {
+    pub(crate) maps: &'a [AffineRef<'a>],
+    pub(crate) biases: &'a Biases,
+}
+
+impl Source for Borrowed<'_> {
+    fn factor(&self, affine: usize, side: Side) -> Factor<'_> {
+        let weights = self.maps[affine].weights;
+        match side {
+            Side::Forward => Factor::strided(weights.t()),
+            Side::Adjoint => Factor::strided(weights),
+        }
+    }
+
+    fn bias(&self, affine: usize) -> Option<&[f32]> {
+        let (start, outputs) = (self.biases.starts[affine], self.maps[affine].bias?.len());
+        Some(&self.biases.buffer.as_slice()[start..][..panels(outputs) * PANEL])
+    }
+
+    fn moves(&self) -> bool {
+        true
+    }
+}
