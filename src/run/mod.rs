@@ -59,6 +59,8 @@ pub(crate) fn forward(
     let recorded = record.is_some();
     let (head, values) = record.map(record::parts_mut).unwrap_or_default();
     let Workspace { scratch, staging, plans, .. } = ws;
+    // More rows than memory could ever hold a line of are refused, whatever they leave behind.
+    panel_len("batch", n, 0)?;
     let plan = plans.forward(ctx, program, n, (recorded, skip.is_some()))?;
     let shares = plan.shares;
     // Rows that leave nothing behind need not be computed: a view of stride 0 may have more of them than anyone could count.
