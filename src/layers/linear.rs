@@ -9,7 +9,7 @@ use crate::fused::forward::forward;
 use crate::fused::{Stage, Stages};
 use crate::mat::{MatMut, MatRef};
 use crate::params::name::{Part, Place};
-use crate::params::tensor::{TensorMut, TensorRef};
+use crate::params::tensor::TensorMut;
 use crate::weights::Affine;
 
 /// A fused linear layer: y = phi(x Wᵀ + b), or y = x + phi(x Wᵀ + b), in one pass. x: `n x inputs`, W: (outputs, inputs),
@@ -79,11 +79,6 @@ impl Linear {
     }
 
     /// Weights and bias by their names at `place`.
-    pub(super) fn tensors(&self, place: Place) -> impl Iterator<Item = TensorRef<'_>> {
-        self.affine.tensors(place)
-    }
-
-    /// As [`Linear::tensors`], to be changed.
     pub(super) fn tensors_mut(&mut self, place: Place) -> impl Iterator<Item = TensorMut<'_>> {
         self.affine.tensors_mut(place)
     }
@@ -125,9 +120,6 @@ impl Layer for Linear {
     }
     fn affine_name(&self, _: usize) -> Place {
         Part::Linear.into()
-    }
-    fn parameters(&self) -> impl Iterator<Item = TensorRef<'_>> {
-        self.tensors(Part::Linear.into())
     }
     fn parameters_mut(&mut self) -> impl Iterator<Item = TensorMut<'_>> {
         self.tensors_mut(Part::Linear.into())
