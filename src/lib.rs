@@ -45,7 +45,7 @@ pub use loss::{
     BinaryCrossEntropy, CrossEntropy, Divisor, Huber, SquaredError, mean_squared_error, softmax_cross_entropy,
 };
 pub use mat::{MatMut, MatRef};
-pub use optim::{AdamW, Optimizer, Sgd};
+pub use optim::{AdamW, Group, Optimizer, RateDecay, Schedule, Select, Sgd};
 pub use params::gradients::Gradients;
 pub use params::name::{Part, Place, Role, TensorName};
 pub use params::summary::GradientSummary;

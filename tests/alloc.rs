@@ -5,8 +5,8 @@ mod common;
 
 use common::{Rng, build_stack, fastest, mat, mat_mut, pool, random_stack};
 use resblock::{
-    Activation, AdamW, Context, GradMode, GradientFlow, Gradients, Layer, MatMut, Optimizer, Par, Sgd, Workspace,
-    mean_squared_error, softmax_cross_entropy,
+    Activation, AdamW, Context, GradMode, GradientFlow, Gradients, Group, Layer, MatMut, Optimizer, Par, Role, Sgd,
+    Workspace, mean_squared_error, softmax_cross_entropy,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -54,7 +54,7 @@ fn output(y: &mut [f32], n: usize, outputs: usize, in_place: bool) -> MatMut<'_>
     if in_place { mat_mut(y, n, outputs) } else { mat_mut(y, outputs, n).t() }
 }
 
-const STEPS: [&str; 7] = ["infer", "forward", "backward", "probed backward", "sgd", "adamw", "loss"];
+const STEPS: [&str; 8] = ["infer", "forward", "backward", "probed backward", "clip", "sgd", "adamw", "loss"];
 
 /// Allocations in each of `STEPS` on a warm workspace, after two rounds of warm-up.
 fn allocations<L: Layer + Clone>(ctx: &Context, layer: &L, n: usize, in_place: bool) -> [usize; STEPS.len()] {
@@ -66,6 +66,8 @@ fn allocations<L: Layer + Clone>(ctx: &Context, layer: &L, n: usize, in_place: b
     let (mut layer, mut ws) = (layer.clone(), Workspace::new());
     let mut grads = Gradients::new(&layer).expect("gradients");
     let (mut sgd, mut adam, mut flow) = (Sgd::new(1e-3, 0.9), AdamW::new(1e-3), GradientFlow::new());
+    sgd.groups = vec![Group { lr_factor: 0.5, ..Group::new(Role::Bias) }];
+    adam.groups = sgd.groups.clone();
     let mut counts = [0; STEPS.len()];
     for _ in 0..3 {
         let x = mat(&x, n, inputs);
@@ -86,11 +88,13 @@ fn allocations<L: Layer + Clone>(ctx: &Context, layer: &L, n: usize, in_place: b
         let pass = layer.forward(ctx, &mut ws, x, output(&mut y, n, outputs, in_place)).expect("forward");
         let (probed, done) = count(|| pass.backward_probed(dy, None, &mut grads, GradMode::Accumulate, &mut flow));
         done.expect("backward");
+        let (clip, done) = count(|| grads.clip_norm(1e-3));
+        done.expect("a norm");
         let (s, done) = count(|| sgd.step(ctx, &mut layer, &grads));
         done.expect("a step");
         let (a, done) = count(|| adam.step(ctx, &mut layer, &grads));
         done.expect("a step");
-        counts = [infer, forward, backward, probed, s, a, loss];
+        counts = [infer, forward, backward, probed, clip, s, a, loss];
     }
     counts
 }
@@ -121,7 +125,7 @@ fn a_warm_step_allocates_nothing_on_one_thread_and_only_rayons_jobs_on_several()
             let regions = if n == 2 { 10 } else { 8 };
             let most = regions * (threads - 1) + 4;
             assert!(counts.iter().all(|&c| c <= most), "more than {most} allocations in {STEPS:?}: {counts:?}");
-            assert_eq!(counts[4..], [0; 3], "optimisers and losses run on one thread");
+            assert_eq!(counts[4..], [0; 4], "optimisers and losses run on one thread");
         }
     }
 }

@@ -5,10 +5,11 @@ use resblock::bounds::loss::LossAccuracy;
 use resblock::bounds::{Accuracy, BackwardBounds, ForwardBounds, Map, MapBounds, NetworkBounds, Numbers, Running};
 use resblock::reference::{BlockGrads, BlockOut, BlockParams, LinearGrads, LinearOut};
 use resblock::{
-    Activation, AdamW, Affine, BinaryCrossEntropy, Block, Blocking, Checkpoint, CheckpointError, Context, CrossEntropy,
-    Divisor, Error, GradMode, GradientFlow, GradientSummary, Gradients, Huber, Init, Isa, IsaList, KernelBench,
-    Leftovers, Linear, MatMut, MatRef, PanelMat, Par, Part, Pass, Peak, Place, Role, Scheme, Sgd, Skip, Snapshot,
-    SquaredError, Stack, StackConfig, TensorInfo, TensorMut, TensorName, TensorRef, Weights, Workspace,
+    Activation, AdamW, Affine, AffineGradMut, AffineRef, BinaryCrossEntropy, Block, Blocking, Checkpoint,
+    CheckpointError, Context, CrossEntropy, Divisor, Error, Explanation, Functional, GradMode, GradientFlow,
+    GradientSummary, Gradients, Huber, Init, Isa, IsaList, KernelBench, Leftovers, Linear, MatMut, MatRef, Node,
+    PanelMat, Par, Part, Pass, Peak, Place, Purpose, Record, Role, Scheme, Sequence, Sgd, Skip, Snapshot, SquaredError,
+    Stack, StackConfig, TensorInfo, TensorMut, TensorName, TensorRef, Weights, Workspace,
 };
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
@@ -26,13 +27,14 @@ macro_rules! assert_traits {
 }
 
 assert_traits!(VALUES:
-    Activation, AdamW, Affine, Block, Blocking, Checkpoint<'_>, CheckpointError, Context, Error, GradMode,
+    Activation, AdamW, Affine, AffineRef<'_>, Block, Blocking, Checkpoint<'_>, CheckpointError, Context, Error, GradMode,
     GradientFlow, Gradients, GradientSummary, Init, Isa, Snapshot<'_>, IsaList, KernelBench, Linear, MatRef<'_>, PanelMat, Par, Part, Peak, Place, Role, TensorName, TensorRef<'_>, Place, Role, Scheme, Sgd, Skip, Stack, StackConfig,
     Leftovers, TensorInfo<'_>, Weights, Workspace, Accuracy, BackwardBounds, ForwardBounds, Map, MapBounds, NetworkBounds, Numbers, Running, BlockGrads<f32>, BlockOut<f32>, BlockParams<'_, f32>, LinearGrads<f32>, LinearOut<f32>,
-    BinaryCrossEntropy<'_>, CrossEntropy<'_>, Divisor, Huber, SquaredError, LossAccuracy;
+    BinaryCrossEntropy<'_>, CrossEntropy<'_>, Divisor, Huber, SquaredError, LossAccuracy,
+    Explanation, Functional, Node, Purpose, Record, Sequence;
     crosses_threads, survives_panics
 );
-assert_traits!(BORROWS: MatMut<'_>, TensorMut<'_>, Pass<'_, Linear>, Pass<'_, Block>, Pass<'_, Stack>; crosses_threads);
+assert_traits!(BORROWS: AffineGradMut<'_>, MatMut<'_>, TensorMut<'_>, Pass<'_, Linear>, Pass<'_, Block>, Pass<'_, Stack>, Pass<'_, Sequence>; crosses_threads);
 
 /// The types of the public API, by the list that `.ci/api` holds it to.
 fn exported() -> Vec<String> {

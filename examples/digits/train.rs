@@ -7,8 +7,8 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use resblock::{
-    AdamW, Context, Error, GradMode, GradientFlow, Gradients, Layer, MatMut, MatRef, Optimizer, Stack, StackConfig,
-    Workspace, softmax_cross_entropy,
+    AdamW, Context, Error, GradMode, GradientFlow, Gradients, Layer, MatMut, MatRef, Optimizer, RateDecay, Schedule,
+    Stack, StackConfig, Workspace, softmax_cross_entropy,
 };
 use std::time::Instant;
 
@@ -24,18 +24,10 @@ pub(crate) struct Recipe {
     pub(crate) noise: f32,
 }
 
-/// Share of all steps in which the learning rate rises from 0.
-const WARM_UP: f64 = 0.1;
-
 impl Recipe {
-    /// Linear warm-up, then half a cosine down to 0; `t` from 0 to 1. By libm, to have the same bits everywhere.
-    fn rate(&self, t: f64) -> f32 {
-        let factor = if t < WARM_UP {
-            t / WARM_UP
-        } else {
-            0.5 + 0.5 * libm::cos(std::f64::consts::PI * (t - WARM_UP) / (1.0 - WARM_UP))
-        };
-        (f64::from(self.lr) * factor) as f32
+    /// A linear warm-up over a tenth of the steps, then half a cosine down to 0.
+    fn schedule(&self, steps: u64) -> Result<Schedule, Error> {
+        Schedule::new(self.lr, steps / 10, RateDecay::Cosine { end: steps.max(1), floor: 0.0 })
     }
 }
 
@@ -134,13 +126,13 @@ pub(crate) fn train(
     }
     // Images left over after the last whole batch wait for another epoch: a batch of a few would be a step of mostly noise.
     let steps = train.len() / batch;
-    let total = (recipe.epochs * steps) as f64;
+    let schedule = recipe.schedule((recipe.epochs * steps) as u64)?;
     for epoch in progress.epochs.len()..recipe.epochs {
         let Progress { rng, order, epochs } = &mut progress;
         order.shuffle(rng);
         let (mut loss, mut hits) = (0.0, 0);
-        for (step, rows) in order.chunks_exact(batch).enumerate() {
-            optimizer.lr = recipe.rate(((epoch * steps + step) as f64 + 0.5) / total);
+        for rows in order.chunks_exact(batch) {
+            optimizer.lr = schedule.rate(optimizer.steps());
             let (batch_loss, batch_hits) = trainer.step(&mut optimizer, train, rows, recipe.noise, rng)?;
             check_loss(epoch + 1, "the loss", batch_loss)?;
             loss += batch_loss / steps as f64;

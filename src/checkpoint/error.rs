@@ -81,6 +81,12 @@ pub enum CheckpointError {
         /// The file's.
         found: String,
     },
+    /// A text of an optimiser's groups that is not as a [`crate::Snapshot`] writes it.
+    #[error("groups of the optimiser: not to be understood: {found:?}")]
+    Groups {
+        /// The text.
+        found: String,
+    },
     /// A count of steps below 0.
     #[error("tensor {tensor:?}: expected a count of steps, found {found}")]
     Count {

@@ -9,6 +9,7 @@ mod elements;
 mod error;
 mod file;
 mod foreign;
+mod groups;
 mod header;
 mod optimizer;
 mod read;
@@ -43,7 +44,8 @@ use tensor::Tensor;
 /// the network does after each affine map, by the name that [`Place`] displays: `first gelu; second identity + x` for a residual
 /// GELU block, whose input is added in the end. A leaky ReLU is `leaky_relu(0.01)`, the shortest decimal of its slope. A network that
 /// does something else is not restored from such a file ([`Checkpoint::ignore_architecture`] lets it); one without that string, by
-/// PyTorch say, fits any network with its names and shapes.
+/// PyTorch say, fits any network with its names and shapes. The [`Group`]s of an optimiser that has any are a string, too, under
+/// `resblock.groups`: `part input: lr_factor 0.1; role bias, blocks 0..3: lr_factor 1, weight_decay 0`.
 ///
 /// The same values give the same bytes.
 ///
@@ -67,6 +69,7 @@ use tensor::Tensor;
 ///
 /// [`TensorName`]: crate::TensorName
 /// [`Place`]: crate::Place
+/// [`Group`]: crate::Group
 #[derive(Debug, Clone)]
 #[must_use = "a snapshot is written by `save` or `to_bytes`"]
 pub struct Snapshot<'a> {
@@ -82,13 +85,16 @@ impl<'a> Snapshot<'a> {
         Self { tensors, strings }
     }
 
-    /// The parameters of `layer`, and the moments, steps and hyper-parameters of its optimiser.
+    /// The parameters of `layer`, and the moments, steps, hyper-parameters and groups of its optimiser.
     ///
     /// # Errors
     /// [`Error::Mismatch`] if the optimiser's state belongs to another network.
     pub fn with_optimizer<L: Layer, O: SavedOptimizer>(layer: &'a L, optimizer: &'a O) -> Result<Self, Error> {
         let mut snapshot = Self::new(layer);
         let (_, _, state) = optimizer.parts();
+        if !optimizer.groups().is_empty() {
+            snapshot.strings.insert(groups::GROUPS.into(), groups::text(optimizer.groups()));
+        }
         snapshot.tensors.extend(optimizer::tensors(layer, optimizer, state)?);
         snapshot.tensors.extend(optimizer::step_counts::<L, O>(layer, state));
         Ok(snapshot)
@@ -100,10 +106,10 @@ impl<'a> Snapshot<'a> {
     }
 
     /// The same with a string of the caller's under a name, `note` being that of [`Snapshot::note`]. The last of a name stays, but the
-    /// crate's own `resblock.architecture` is not replaced, so that those of another file may be passed on.
+    /// crate's own `resblock.architecture` and `resblock.groups` are not replaced, so that those of another file may be passed on.
     pub fn metadata(mut self, name: impl Into<String>, text: impl Into<String>) -> Self {
         let name = name.into();
-        if name != architecture::ARCHITECTURE {
+        if ![architecture::ARCHITECTURE, groups::GROUPS].contains(&&name[..]) {
             self.strings.insert(name, text.into());
         }
         self

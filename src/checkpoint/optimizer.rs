@@ -3,7 +3,7 @@
 use super::tensor::{Tensor, Values};
 use crate::error::Error;
 use crate::layers::Layer;
-use crate::optim::{AdamW, Optimizer, Sgd, State};
+use crate::optim::{AdamW, Group, Optimizer, Sgd, State};
 
 /// What all names of optimiser tensors begin with; no parameter's does.
 pub(super) const OPTIMIZER: &str = "optimizer.";
@@ -28,6 +28,12 @@ pub trait Parts {
 
     /// As `parts`, to be changed.
     fn parts_mut(&mut self) -> (Vec<&mut f32>, Option<&mut u64>, &mut State);
+
+    /// The groups.
+    fn groups(&self) -> &[Group];
+
+    /// As `groups`, to be changed.
+    fn groups_mut(&mut self) -> &mut Vec<Group>;
 }
 
 impl Parts for Sgd {
@@ -41,6 +47,14 @@ impl Parts for Sgd {
 
     fn parts_mut(&mut self) -> (Vec<&mut f32>, Option<&mut u64>, &mut State) {
         (vec![&mut self.lr, &mut self.momentum, &mut self.weight_decay], None, &mut self.state)
+    }
+
+    fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    fn groups_mut(&mut self) -> &mut Vec<Group> {
+        &mut self.groups
     }
 }
 
@@ -58,6 +72,14 @@ impl Parts for AdamW {
         let (beta1, beta2) = (&mut self.betas.0, &mut self.betas.1);
         let numbers = vec![&mut self.lr, beta1, beta2, &mut self.eps, &mut self.weight_decay];
         (numbers, Some(&mut self.steps), &mut self.state)
+    }
+
+    fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    fn groups_mut(&mut self) -> &mut Vec<Group> {
+        &mut self.groups
     }
 }
 

@@ -3,7 +3,7 @@
 use super::header::{Entry, Header, NOTE};
 use super::optimizer::{self, OPTIMIZER, Parts, STEPS, SavedOptimizer, moment_name, number_name, step_name};
 use super::tensor::Tensor;
-use super::{CheckpointError, architecture, elements, file};
+use super::{CheckpointError, architecture, elements, file, groups};
 use crate::error::Error;
 use crate::layers::Layer;
 use crate::mat::MatRef;
@@ -205,12 +205,13 @@ impl<'a> Checkpoint<'a> {
         Ok(Leftovers { missing, unexpected })
     }
 
-    /// Puts the saved parameters into `layer`, and moments, steps and hyper-parameters into `optimizer`: the next step then has the
-    /// same bits as if the run had never stopped. Whatever state `optimizer` had is replaced. Files from before parameters had counts of
+    /// Puts the saved parameters into `layer`, and moments, steps, hyper-parameters and groups into `optimizer`: the next step then has the
+    /// same bits as if the run had never stopped. Whatever `optimizer` had is replaced: by no groups, if the file has none. Files from before parameters had counts of
     /// their own have none of them: each has then taken as many steps as the optimiser.
     ///
     /// # Errors
-    /// As [`Checkpoint::restore`]; [`CheckpointError::Count`] if a count of steps is negative. Nothing is changed then.
+    /// As [`Checkpoint::restore`]; [`CheckpointError::Count`] if a count of steps is negative,
+    /// [`CheckpointError::Groups`] if its groups are not to be understood. Nothing is changed then.
     pub fn resume<L: Layer, O: SavedOptimizer>(&self, layer: &mut L, optimizer: &mut O) -> Result<(), Error> {
         // What is expected depends on the kind of optimiser and on the network, not on the state to be replaced.
         let none = State::default();
@@ -223,6 +224,7 @@ impl<'a> Checkpoint<'a> {
         self.check(&expected, |_| false)?;
         self.check_architecture(layer)?;
         let steps = self.steps(&number_name::<O>(STEPS))?;
+        let groups = groups::parse(self.header.strings.get(groups::GROUPS).map_or("", |text| text))?;
         let mut room = room(&expected)?;
         let state = self.read_state::<L, O>(layer, steps.unwrap_or(0), &mut room)?;
         self.write_parameters(layer, &mut room)?;
@@ -237,6 +239,7 @@ impl<'a> Checkpoint<'a> {
             *count = steps;
         }
         *moments = state;
+        *optimizer.groups_mut() = groups;
         Ok(())
     }
 

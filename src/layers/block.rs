@@ -5,7 +5,7 @@ use super::{Compiled, Layer};
 use crate::Activation;
 use crate::error::{Error, expect_shape};
 use crate::params::name::{Part, Place};
-use crate::params::tensor::{TensorMut, TensorRef};
+use crate::params::tensor::TensorMut;
 use crate::parts::{Form, block};
 use crate::program::Program;
 use crate::weights::Affine;
@@ -101,20 +101,11 @@ impl Block {
     }
 }
 
-/// Its affine maps, in order.
-const PARTS: [Part; 2] = [Part::First, Part::Second];
-
 impl Block {
     /// Parameters by their names in block `block` of a stack, or by themselves.
-    pub(super) fn tensors(&self, block: Option<usize>) -> impl Iterator<Item = TensorRef<'_>> {
-        let maps = PARTS.into_iter().zip([&self.first, &self.second]);
-        maps.flat_map(move |(part, map)| map.tensors(Place { layer: None, block, part }))
-    }
-
-    /// As [`Block::tensors`], to be changed.
     pub(super) fn tensors_mut(&mut self, block: Option<usize>) -> impl Iterator<Item = TensorMut<'_>> {
-        let maps = PARTS.into_iter().zip([&mut self.first, &mut self.second]);
-        maps.flat_map(move |(part, map)| map.tensors_mut(Place { layer: None, block, part }))
+        let second = self.second.tensors_mut(Place { layer: None, block, part: Part::Second });
+        self.first.tensors_mut(Place { layer: None, block, part: Part::First }).chain(second)
     }
 }
 
@@ -145,10 +136,7 @@ impl Layer for Block {
         }
     }
     fn affine_name(&self, index: usize) -> Place {
-        PARTS[index.min(1)].into()
-    }
-    fn parameters(&self) -> impl Iterator<Item = TensorRef<'_>> {
-        self.tensors(None)
+        if index == 0 { Part::First.into() } else { Part::Second.into() }
     }
     fn parameters_mut(&mut self) -> impl Iterator<Item = TensorMut<'_>> {
         self.tensors_mut(None)

@@ -7,7 +7,7 @@ use crate::context::{Context, Workspace};
 use crate::error::{Error, expect_shape};
 use crate::mat::{MatMut, MatRef};
 use crate::params::name::{Part, Place};
-use crate::params::tensor::{TensorMut, TensorRef};
+use crate::params::tensor::TensorMut;
 use crate::parts::{Form, linear};
 use crate::program::Program;
 use crate::run::forward;
@@ -87,11 +87,6 @@ impl Linear {
     }
 
     /// Weights and bias by their names at `place`.
-    pub(super) fn tensors(&self, place: Place) -> impl Iterator<Item = TensorRef<'_>> {
-        self.affine.tensors(place)
-    }
-
-    /// As [`Linear::tensors`], to be changed.
     pub(super) fn tensors_mut(&mut self, place: Place) -> impl Iterator<Item = TensorMut<'_>> {
         self.affine.tensors_mut(place)
     }
@@ -130,9 +125,6 @@ impl Layer for Linear {
     }
     fn affine_name(&self, _: usize) -> Place {
         Part::Linear.into()
-    }
-    fn parameters(&self) -> impl Iterator<Item = TensorRef<'_>> {
-        self.tensors(Part::Linear.into())
     }
     fn parameters_mut(&mut self) -> impl Iterator<Item = TensorMut<'_>> {
         self.tensors_mut(Part::Linear.into())

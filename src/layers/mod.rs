@@ -49,7 +49,10 @@ pub trait Layer: Compiled + Sized {
     fn affine_name(&self, index: usize) -> Place;
 
     /// Every parameter with its name: the weights (outputs, inputs) and the bias of each affine map in turn.
-    fn parameters(&self) -> impl Iterator<Item = TensorRef<'_>>;
+    fn parameters(&self) -> impl Iterator<Item = TensorRef<'_>> {
+        let maps = (0..self.affine_count()).filter_map(|i| Some((self.affine_name(i), self.affine(i)?)));
+        maps.flat_map(|(place, map)| map.tensors(place))
+    }
 
     /// Every parameter, in the same order, to be changed.
     fn parameters_mut(&mut self) -> impl Iterator<Item = TensorMut<'_>>;

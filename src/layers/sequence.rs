@@ -6,7 +6,7 @@ use super::stack::Stack;
 use super::{Compiled, Layer};
 use crate::error::{Error, expect_shape};
 use crate::params::name::Place;
-use crate::params::tensor::{TensorMut, TensorRef};
+use crate::params::tensor::TensorMut;
 use crate::program::Program;
 use crate::weights::Affine;
 use std::sync::Arc;
@@ -159,12 +159,6 @@ impl Layer for Sequence {
     fn affine_name(&self, index: usize) -> Place {
         let (node, at) = self.locate(index);
         within(node, with_layer!(&self.nodes[node], layer => layer.affine_name(at)))
-    }
-    fn parameters(&self) -> impl Iterator<Item = TensorRef<'_>> {
-        (0..self.affine_count()).flat_map(|index| {
-            let place = self.affine_name(index);
-            self.affine(index).into_iter().flat_map(move |map| map.tensors(place))
-        })
     }
     fn parameters_mut(&mut self) -> impl Iterator<Item = TensorMut<'_>> {
         self.nodes.iter_mut().enumerate().flat_map(|(i, node)| {

@@ -7,7 +7,7 @@ use super::{Compiled, Layer};
 use crate::Activation;
 use crate::error::{Error, expect_shape};
 use crate::params::name::{Part, Place};
-use crate::params::tensor::{TensorMut, TensorRef};
+use crate::params::tensor::TensorMut;
 use crate::program::Program;
 use crate::weights::Affine;
 use std::sync::Arc;
@@ -182,11 +182,6 @@ impl Layer for Stack {
             (At::Block(block), at) => Place { block: Some(block), ..self.blocks[block].affine_name(at) },
             (At::Output, _) => Part::Output.into(),
         }
-    }
-    fn parameters(&self) -> impl Iterator<Item = TensorRef<'_>> {
-        let input = self.input.iter().flat_map(|input| input.tensors(Part::Input.into()));
-        let blocks = self.blocks.iter().enumerate().flat_map(|(i, block)| block.tensors(Some(i)));
-        input.chain(blocks).chain(self.output.iter().flat_map(|output| output.tensors(Part::Output.into())))
     }
     fn parameters_mut(&mut self) -> impl Iterator<Item = TensorMut<'_>> {
         let input = self.input.iter_mut().flat_map(|input| input.tensors_mut(Part::Input.into()));

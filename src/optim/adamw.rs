@@ -1,6 +1,7 @@
 //! AdamW.
 
 use super::decay::{phase, spread};
+use super::group::Group;
 use super::state::{Slot, State};
 use super::{Optimizer, flush, require, require_below_one, require_not_negative};
 use crate::context::Context;
@@ -8,17 +9,18 @@ use crate::error::Error;
 use crate::gemm::panels::PANEL;
 use crate::layers::Layer;
 use crate::params::gradients::Gradients;
-use crate::params::name::Role;
 use crate::params::network::Parameters;
 use crate::simd::{Isa, Kernel, Simd};
 
 /// AdamW (Loshchilov and Hutter 2019): m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g²,
-/// p = p (1 - lr weight_decay) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps). Decay is for weights only. t counts the steps that this
+/// p = p (1 - lr weight_decay) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps). Decay is for weights only, and lr the same for
+/// all, unless [`AdamW::groups`] say otherwise: then lr is lr lr_factor. t counts the steps that this
 /// parameter has taken: one that was declined at first starts with the same correction, and the same step, as any other.
 ///
 /// # Rounding
 ///
-/// With rate = lr / (1 - b1^t) and root = 1 / sqrt(1 - b2^t), computed in f64 and rounded to f32, as is decay = lr weight_decay:
+/// With rate = lr / (1 - b1^t) and root = 1 / sqrt(1 - b2^t), computed in f64 and rounded to f32, as is decay = lr weight_decay (the
+/// product lr lr_factor is not rounded):
 ///
 /// ```text
 /// m = flush(fma(b1, m, (1 - b1) g))               the product is 0 where |g| < 2⁻¹²⁶ / (1 - b1)
@@ -56,6 +58,8 @@ pub struct AdamW {
     pub eps: f32,
     /// Decoupled decay of weights (not biases), finite and not negative, as lr weight_decay must be.
     pub weight_decay: f32,
+    /// Parameters that are treated otherwise; none at first. The limits of `lr` and `weight_decay` hold for what they get.
+    pub groups: Vec<Group>,
     pub(crate) steps: u64,
     pub(crate) state: State,
 }
@@ -66,6 +70,8 @@ struct Factors {
     b1: f32,
     b2: f32,
     eps: f32,
+    /// 1 - b1^t
+    correction: f64,
     /// lr / (1 - b1^t)
     rate: f32,
     /// 1 / sqrt(1 - b2^t)
@@ -87,7 +93,15 @@ impl AdamW {
 
     /// With the usual betas (0.9, 0.999), eps 1e-8 and decay 0.01.
     pub fn new(lr: f32) -> Self {
-        Self { lr, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, steps: 0, state: State::default() }
+        Self {
+            lr,
+            betas: (0.9, 0.999),
+            eps: 1e-8,
+            weight_decay: 0.01,
+            groups: Vec::new(),
+            steps: 0,
+            state: State::default(),
+        }
     }
 
     /// Steps taken.
@@ -102,17 +116,23 @@ impl AdamW {
         require_below_one("betas", b2)?;
         require_not_negative("eps", self.eps)?;
         require_not_negative("weight_decay", self.weight_decay)?;
-        require("lr", self.rate(1).is_finite(), "lr / (1 - beta1) must be finite")?;
-        require("weight_decay", self.decay().is_finite(), "lr * weight_decay must be finite")
+        let limits = |[lr, decayed]: [&'static str; 2], lr_factor, weight_decay| {
+            let (rate, decay) = self.rates(correction(b1, 1), lr_factor, weight_decay);
+            require(lr, rate.is_finite(), "lr / (1 - beta1) must be finite")?;
+            require(decayed, decay.is_finite(), "lr * weight_decay must be finite")
+        };
+        limits(["lr", "weight_decay"], 1.0, self.weight_decay)?;
+        self.groups.iter().try_for_each(|group| {
+            group.check()?;
+            let weight_decay = group.weight_decay.unwrap_or(self.weight_decay);
+            limits(["groups.lr_factor", "groups.weight_decay"], group.lr_factor, weight_decay)
+        })
     }
 
-    /// lr / (1 - b1^t). In f64 and by libm: the same on every platform, and no loss in 1 - b^t.
-    fn rate(&self, t: u64) -> f32 {
-        (f64::from(self.lr) / correction(self.betas.0, t)) as f32
-    }
-
-    fn decay(&self) -> f32 {
-        (f64::from(self.lr) * f64::from(self.weight_decay)) as f32
+    /// lr / (1 - b1^t) and lr weight_decay, where `correction` is 1 - b1^t.
+    fn rates(&self, correction: f64, lr_factor: f32, weight_decay: f32) -> (f32, f32) {
+        let lr = f64::from(self.lr) * f64::from(lr_factor); // exact
+        ((lr / correction) as f32, (lr * f64::from(weight_decay)) as f32)
     }
 
     /// The gradient whose part in the second moment, (1 - b2) g², is the smallest normal f32.
@@ -120,7 +140,7 @@ impl AdamW {
         libm::sqrt(f64::from(f32::MIN_POSITIVE) / f64::from(1.0 - self.betas.1))
     }
 
-    /// Step `t` of weights.
+    /// Step `t` of a parameter; the rates of its group are still to come.
     fn factors(&self, t: u64) -> Factors {
         let (b1, b2) = self.betas;
         let smallest = [f64::from(f32::MIN_POSITIVE) / f64::from(1.0 - b1), self.smallest_square()];
@@ -131,9 +151,10 @@ impl AdamW {
             b1,
             b2,
             eps: self.eps,
-            rate: self.rate(t),
+            correction: correction(b1, t),
+            rate: 0.0,
             root: (1.0 / libm::sqrt(correction(b2, t))) as f32,
-            decay: self.decay(),
+            decay: 0.0,
             phase: phase(t),
             least,
             smallest,
@@ -167,8 +188,10 @@ impl AdamW {
                 last = (step, self.factors(step));
             }
             let (m, v) = moments.split_at_mut(p.len());
-            let step = AdamWStep { p, g, m, v, factors: last.1 };
-            if name.role == Role::Weight && last.1.decay != 0.0 { isa.run(Decayed(step)) } else { isa.run(Plain(step)) }
+            let (lr_factor, weight_decay) = Group::settings(&self.groups, name, self.weight_decay);
+            let (rate, decay) = self.rates(last.1.correction, lr_factor, weight_decay);
+            let step = AdamWStep { p, g, m, v, factors: Factors { rate, decay, ..last.1 } };
+            if decay != 0.0 { isa.run(Decayed(step)) } else { isa.run(Plain(step)) }
         });
         self.state = state;
         self.steps = self.steps.saturating_add(1);
@@ -176,7 +199,7 @@ impl AdamW {
     }
 }
 
-/// 1 - b^t
+/// 1 - b^t. In f64 and by libm: the same on every platform, and no loss in the difference.
 fn correction(b: f32, t: u64) -> f64 {
     1.0 - libm::pow(f64::from(b), t as f64)
 }

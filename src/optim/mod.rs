@@ -3,10 +3,14 @@
 
 mod adamw;
 mod decay;
+mod group;
+mod schedule;
 mod sgd;
 mod state;
 
 pub use adamw::AdamW;
+pub use group::{Group, Select};
+pub use schedule::{RateDecay, Schedule};
 pub use sgd::Sgd;
 #[cfg(feature = "safetensors")]
 pub(crate) use state::State;
@@ -29,24 +33,8 @@ pub trait Optimizer {
     fn step<L: Layer>(&mut self, ctx: &Context, layer: &mut L, grads: &Gradients) -> Result<(), Error>;
 
     /// The Euclidean norm of `grads`, if a step may be taken by them: if every one is finite and small enough for this optimiser. One pass
-    /// over them, the one that the norm needs; look before you clip and step:
-    ///
-    /// ```
-    /// # use resblock::*;
-    /// # fn main() -> Result<(), Error> {
-    /// # let mut layer = Linear::with_init(2, 3, Activation::Relu, &mut Init::he(1))?;
-    /// # let (ctx, mut grads, mut adam, mut skipped) = (Context::new()?, Gradients::new(&layer)?, AdamW::new(1e-3), 0);
-    /// match adam.check_gradients(&grads) {
-    ///     Ok(norm) => {
-    ///         grads.scale((1.0 / norm.max(1.0)) as f32);
-    ///         adam.step(&ctx, &mut layer, &grads)?;
-    ///     }
-    ///     Err(Error::Gradient { .. }) => skipped += 1, // or stop: the error names the first parameter and element
-    ///     Err(error) => return Err(error),
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
+    /// over them, the one that the norm needs. [`Gradients::clip_norm`] looks at gradients before it clips them, and leaves none that is
+    /// too large.
     ///
     /// # Errors
     /// [`Error::Gradient`] with the first gradient that is NaN, infinite or too large, and their number.

@@ -1,17 +1,18 @@
 //! Stochastic gradient descent.
 
 use super::decay::{phase, spread};
+use super::group::Group;
 use super::state::{Slot, State};
-use super::{Optimizer, flush, require_below_one, require_not_negative};
+use super::{Optimizer, flush, require, require_below_one, require_not_negative};
 use crate::context::Context;
 use crate::error::Error;
 use crate::layers::Layer;
 use crate::params::gradients::Gradients;
-use crate::params::name::Role;
 use crate::params::network::Parameters;
 use crate::simd::{Isa, Kernel, Simd};
 
-/// Stochastic gradient descent with momentum: v = momentum v + (g + weight_decay p), p = p - lr v. Decay is for weights only.
+/// Stochastic gradient descent with momentum: v = momentum v + (g + weight_decay p), p = p - lr v. Decay is for weights only,
+/// and lr the same for all, unless [`Sgd::groups`] say otherwise: then lr is lr lr_factor, rounded to f32.
 ///
 /// Each step, for an element of a parameter that has taken k steps with this one, is rounded as
 ///
@@ -34,13 +35,15 @@ pub struct Sgd {
     pub momentum: f32,
     /// L2 penalty on weights (not biases), finite and not negative.
     pub weight_decay: f32,
+    /// Parameters that are treated otherwise; none at first.
+    pub groups: Vec<Group>,
     pub(crate) state: State,
 }
 
 impl Sgd {
     /// With momentum and no decay.
     pub fn new(lr: f32, momentum: f32) -> Self {
-        Self { lr, momentum, weight_decay: 0.0, state: State::default() }
+        Self { lr, momentum, weight_decay: 0.0, groups: Vec::new(), state: State::default() }
     }
 
     fn advance(&mut self, isa: Isa, layer: &mut dyn Parameters, grads: &Gradients) -> Result<(), Error> {
@@ -48,12 +51,16 @@ impl Sgd {
         require_not_negative("lr", lr)?;
         require_below_one("momentum", momentum)?;
         require_not_negative("weight_decay", weight_decay)?;
+        for group in &self.groups {
+            group.check()?;
+            require("groups.lr_factor", (lr * group.lr_factor).is_finite(), "lr * lr_factor must be finite")?;
+        }
         if let Some(state) = self.state.made_for(layer, grads, 1)? {
             self.state = state;
         }
         self.state.update(layer, grads, |Slot { p, g, moments: v, step, name }| {
-            let decay = if name.role == Role::Weight { weight_decay } else { 0.0 };
-            let step = SgdStep { p, g, v, lr, momentum, decay, phase: phase(step) };
+            let (factor, decay) = Group::settings(&self.groups, name, weight_decay);
+            let step = SgdStep { p, g, v, lr: lr * factor, momentum, decay, phase: phase(step) };
             if decay == 0.0 { isa.run(Plain(step)) } else { isa.run(Decayed(step)) }
         });
         Ok(())

@@ -43,11 +43,6 @@ impl State {
         Ok(Self { table: Some(table) })
     }
 
-    /// That these moments belong to a network with the tensors of `net`, or have not been made yet.
-    pub(crate) fn check(&self, net: &dyn Parameters) -> Result<(), Error> {
-        self.table.as_ref().map_or(Ok(()), |table| table.check("optimiser state", net))
-    }
-
     /// New state of `count` moments, if there is none yet. Checks gradients and the state that there is.
     pub(super) fn made_for(
         &self,
@@ -56,8 +51,10 @@ impl State {
         count: usize,
     ) -> Result<Option<Self>, Error> {
         grads.check("grads", net)?;
-        self.check(net)?;
-        self.table.is_none().then(|| Self::zeros(net, count)).transpose()
+        match &self.table {
+            Some(table) => grads.check_table("optimiser state", table).map(|()| None),
+            None => Self::zeros(net, count).map(Some),
+        }
     }
 
     fn rows(&self) -> &[Row<Moments>] {
@@ -95,11 +92,18 @@ impl State {
 #[cfg(feature = "safetensors")]
 mod saved {
     use super::{Moments, State};
+    use crate::error::Error;
     use crate::gemm::panels::{PanelMut, PanelRef};
+    use crate::params::network::Parameters;
     use crate::params::table::Row;
     use crate::params::tensor::{TensorMut, TensorRef};
 
     impl State {
+        /// That these moments belong to a network with the tensors of `net`, or have not been made yet.
+        pub(crate) fn check(&self, net: &dyn Parameters) -> Result<(), Error> {
+            self.table.as_ref().map_or(Ok(()), |table| table.check("optimiser state", net))
+        }
+
         /// Moment `at` of parameter `index`. None before they are made.
         pub(crate) fn moment(&self, index: usize, at: usize) -> Option<TensorRef<'_>> {
             let Row { spec, value } = self.rows().get(index)?;

@@ -14,8 +14,8 @@ use crate::mat::MatRef;
 pub struct Gradients {
     /// Stored as the parameters are: an optimiser is elementwise on both. What was declined is None.
     table: Table<Option<PanelMat>>,
-    /// How many tensors there are up to each affine map, it included.
-    affine_ends: Vec<usize>,
+    /// The first tensor of each affine map, and the number of tensors.
+    affine_starts: Vec<usize>,
 }
 
 impl Gradients {
@@ -25,9 +25,10 @@ impl Gradients {
     /// [`Error::Overflow`] if a size overflows, [`Error::Memory`] if there is not so much memory.
     pub fn new<L: Layer>(layer: &L) -> Result<Self, Error> {
         let table = Table::new(layer, |spec| PanelMat::zeros(spec.rows, spec.cols).map(Some))?;
-        let maps = table.rows().chunk_by(same_place);
-        let affine_ends = maps.scan(0, |end, tensors| Some(*end + tensors.len()).inspect(|&sum| *end = sum)).collect();
-        Ok(Self { table, affine_ends })
+        let place = |i: usize| table.rows().get(i).map(|row| row.spec.name.place);
+        let starts = (0..=table.rows().len()).filter(|&i| i == 0 || place(i) != place(i - 1));
+        let affine_starts = starts.collect();
+        Ok(Self { table, affine_starts })
     }
 
     /// Declines the gradients of all tensors that `which` says: backward no longer computes them, optimisers leave those parameters as
@@ -84,6 +85,11 @@ impl Gradients {
         self.table.check(operand, net)
     }
 
+    /// That `other` is a table of the same tensors.
+    pub(crate) fn check_table<T>(&self, operand: &'static str, other: &Table<T>) -> Result<(), Error> {
+        other.check_same(operand, &self.table)
+    }
+
     /// The gradient of each tensor, in the order of the parameters, as stored; None where it was declined.
     pub(crate) fn values(&self) -> impl Iterator<Item = Option<&PanelMat>> {
         self.table.rows().iter().map(|row| row.value.as_ref())
@@ -91,29 +97,27 @@ impl Gradients {
 
     /// Panels of dWᵀ, and db without padding, of affine map `index`; empty where declined or not there.
     pub(crate) fn affine_mut(&mut self, index: usize) -> [&mut [f32]; 2] {
-        let start = index.checked_sub(1).map_or(0, |before| self.affine_ends[before]);
-        affine(&mut self.table.rows_mut()[start..self.affine_ends[index]])
+        let (start, end) = (self.affine_starts[index], self.affine_starts[index + 1]);
+        affine(&mut self.table.rows_mut()[start..end])
     }
 
     /// As [`Gradients::affine_mut`], of each affine map before map `end`, from the last down.
     pub(crate) fn affines_rev_mut(&mut self, end: usize) -> impl Iterator<Item = [&mut [f32]; 2]> {
-        let end = end.checked_sub(1).map_or(0, |last| self.affine_ends[last]);
-        self.table.rows_mut()[..end].chunk_by_mut(same_place).rev().map(affine)
+        let starts = &self.affine_starts[..=end];
+        let mut rows = &mut self.table.rows_mut()[..starts[end]];
+        starts.windows(2).rev().map(move |map| {
+            let (before, tensors) = std::mem::take(&mut rows).split_at_mut(map[0]);
+            rows = before;
+            affine(tensors)
+        })
     }
 }
 
-/// What an affine map's tensors hold.
+/// What the tensors of an affine map hold: weights, and perhaps a bias.
 fn affine(tensors: &mut [Row<Option<PanelMat>>]) -> [&mut [f32]; 2] {
-    let mut pair = [&mut [][..], &mut []];
-    for Row { spec, value } in tensors {
-        let Some(value) = value else { continue };
-        let transposed = spec.name.role.is_transposed();
-        let len = if transposed { spec.len() } else { spec.cols };
-        pair[usize::from(!transposed)] = &mut value.as_mut_slice()[..len];
-    }
-    pair
-}
-
-fn same_place(a: &Row<Option<PanelMat>>, b: &Row<Option<PanelMat>>) -> bool {
-    a.spec.name.place == b.spec.name.place
+    let (weights, bias) = tensors.split_first_mut().unzip();
+    let weights = weights.and_then(|row| row.value.as_mut());
+    let bias = bias.and_then(|rows| rows.first_mut());
+    let bias = bias.and_then(|Row { spec, value }| Some(&mut value.as_mut()?.as_mut_slice()[..spec.cols]));
+    [weights.map(PanelMat::as_mut_slice).unwrap_or_default(), bias.unwrap_or_default()]
 }

@@ -13,6 +13,10 @@ pub enum Role {
 }
 
 impl Role {
+    /// Every role.
+    #[cfg(feature = "safetensors")]
+    pub(crate) const ALL: [Self; 2] = [Self::Weight, Self::Bias];
+
     /// Whether it is stored as panels of its transpose: weights are, (inputs, outputs).
     pub(crate) fn is_transposed(self) -> bool {
         self == Role::Weight
@@ -45,6 +49,10 @@ pub enum Part {
 }
 
 impl Part {
+    /// Every part.
+    #[cfg(feature = "safetensors")]
+    pub(crate) const ALL: [Self; 5] = [Self::Linear, Self::First, Self::Second, Self::Input, Self::Output];
+
     /// This part of layer `layer` of a [`crate::Sequence`].
     pub const fn in_layer(self, layer: usize) -> Place {
         Place { layer: Some(layer), block: None, part: self }

@@ -2,21 +2,39 @@
 
 use resblock::{AdamW, Sgd};
 
-/// Step `t` of a parameter `p` with gradient `g`; `moments` are its velocity, and one that is not used.
-pub(crate) fn sgd_step(sgd: &Sgd, t: u64, p: &mut f32, g: f32, [v, _]: &mut [f32; 2], is_weight: bool) {
-    let least = f32::MIN_POSITIVE;
-    let decay = if is_weight { sgd.weight_decay } else { 0.0 };
-    let force = flush(decay.mul_add(*p, flush(g, least)), least);
-    *v = flush(sgd.momentum.mul_add(*v, force), least);
-    *p = if decay == 0.0 { (-sgd.lr).mul_add(*v, *p) } else { *p - sgd.lr.mul_add(*v, -spread(t, *p)) };
+/// What a parameter's group gives it: a factor on the learning rate, and its weight decay.
+pub(crate) type Settings = (f32, f32);
+
+/// Step `t` of a parameter `p` with gradient `g`, without groups; `moments` are its velocity, and one that is not used.
+pub(crate) fn sgd_step(sgd: &Sgd, t: u64, p: &mut f32, g: f32, moments: &mut [f32; 2], is_weight: bool) {
+    sgd_step_in(sgd, (1.0, if is_weight { sgd.weight_decay } else { 0.0 }), t, p, g, moments);
 }
 
-/// Step `t` of a parameter `p` with gradient `g`; `moments` are its first and second.
-pub(crate) fn adamw_step(adam: &AdamW, t: u64, p: &mut f32, g: f32, [m, v]: &mut [f32; 2], is_weight: bool) {
-    let AdamW { lr, betas: (b1, b2), eps, weight_decay, .. } = *adam;
+/// Step `t` of a parameter `p` with gradient `g`, without groups; `moments` are its first and second.
+pub(crate) fn adamw_step(adam: &AdamW, t: u64, p: &mut f32, g: f32, moments: &mut [f32; 2], is_weight: bool) {
+    adamw_step_in(adam, (1.0, if is_weight { adam.weight_decay } else { 0.0 }), t, p, g, moments);
+}
+
+pub(crate) fn sgd_step_in(sgd: &Sgd, (factor, decay): Settings, t: u64, p: &mut f32, g: f32, [v, _]: &mut [f32; 2]) {
+    let (lr, least) = (sgd.lr * factor, f32::MIN_POSITIVE);
+    let force = flush(decay.mul_add(*p, flush(g, least)), least);
+    *v = flush(sgd.momentum.mul_add(*v, force), least);
+    *p = if decay == 0.0 { (-lr).mul_add(*v, *p) } else { *p - lr.mul_add(*v, -spread(t, *p)) };
+}
+
+pub(crate) fn adamw_step_in(
+    adam: &AdamW,
+    (factor, weight_decay): Settings,
+    t: u64,
+    p: &mut f32,
+    g: f32,
+    [m, v]: &mut [f32; 2],
+) {
+    let AdamW { lr, betas: (b1, b2), eps, .. } = *adam;
+    let lr = f64::from(lr) * f64::from(factor);
     let correction = |b: f32| 1.0 - libm::pow(f64::from(b), t as f64);
-    let (rate, root) = ((f64::from(lr) / correction(b1)) as f32, (1.0 / libm::sqrt(correction(b2))) as f32);
-    let decay = if is_weight { (f64::from(lr) * f64::from(weight_decay)) as f32 } else { 0.0 };
+    let (rate, root) = ((lr / correction(b1)) as f32, (1.0 / libm::sqrt(correction(b2))) as f32);
+    let decay = (lr * f64::from(weight_decay)) as f32;
 
     let smallest = f64::from(f32::MIN_POSITIVE);
     let (of_m, of_v) = (smallest / f64::from(1.0 - b1), libm::sqrt(smallest / f64::from(1.0 - b2)));
