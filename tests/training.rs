@@ -508,7 +508,7 @@ fn schedules_out_of_range_are_refused() {
 
 #[test]
 fn places_and_names_are_made_of_parts() {
-    let place = Place { block: Some(3), part: Part::Second };
+    let place = Part::Second.in_block(3);
     assert_eq!((Part::Second.in_block(3), place.to_string()), (place, "blocks.3.second".into()));
     assert_eq!((place.bias().place, place.bias().role), (place, Role::Bias));
     assert_eq!(Place::from(Part::Input).weight(), Part::Input.weight());
