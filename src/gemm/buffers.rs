@@ -41,6 +41,12 @@ pub(crate) fn zeros(len: usize) -> Result<Vec<f32>, Error> {
     Ok(values)
 }
 
+/// Empties a list and makes room for `len` elements, or an error where growing it would abort.
+pub(crate) fn room<T>(list: &mut Vec<T>, len: usize) -> Result<(), Error> {
+    list.clear();
+    list.try_reserve(len).map_err(|_| Error::Memory { bytes: len.saturating_mul(size_of::<T>()) })
+}
+
 impl Buffer {
     /// Makes room for `len` floats. When that takes new memory, all of it is zero.
     pub(crate) fn grow(&mut self, len: usize) -> Result<(), Error> {

@@ -46,7 +46,7 @@ impl Block {
             phi,
             skip: skip == Skip::Identity,
         };
-        Ok(Self { program: Program::compile([Form::Block(form)]), first, second, phi, skip })
+        Ok(Self { program: Program::of(Form::Block(form)), first, second, phi, skip })
     }
 
     /// y = x + G(x) on `d` features with `h` hidden ones, weights drawn by `init`, biases zero.

@@ -79,7 +79,7 @@ impl Functional {
         Self::skips("weights", (inputs, outputs), skip)?;
         let skip = skip == Skip::Identity;
         let form = Form::Linear(linear::Linear { inputs, outputs, phi, skip });
-        Ok(Self { program: Program::compile([form]) })
+        Ok(Self { program: Program::of(form) })
     }
 
     /// y = phi(x W1ᵀ + b1) W2ᵀ + b2 (+ x).
@@ -90,7 +90,7 @@ impl Functional {
         Self::skips("second weights", (inputs, outputs), skip)?;
         let skip = skip == Skip::Identity;
         let form = Form::Block(block::Block { inputs, hidden, outputs, phi, skip });
-        Ok(Self { program: Program::compile([form]) })
+        Ok(Self { program: Program::of(form) })
     }
 
     /// The formula of a layer or a whole network, without its weights.
@@ -262,7 +262,9 @@ fn stage(
     staging: &mut Vec<Buffer>,
     accumulate: bool,
 ) -> Result<(), Error> {
-    if staging.len() < grads.len() {
+    if let Some(missing) = grads.len().checked_sub(staging.len()) {
+        let bytes = missing.saturating_mul(size_of::<Buffer>());
+        staging.try_reserve(missing).map_err(|_| Error::Memory { bytes })?;
         staging.resize_with(grads.len(), Default::default);
     }
     for (grad, buffer) in grads.iter_mut().zip(staging) {

@@ -32,7 +32,7 @@ impl Linear {
 
     fn compile(affine: Affine, phi: Activation, skip: bool) -> Self {
         let form = linear::Linear { inputs: affine.inputs(), outputs: affine.outputs(), phi, skip };
-        Self { program: Program::compile([Form::Linear(form)]), affine, phi, skip }
+        Self { program: Program::of(Form::Linear(form)), affine, phi, skip }
     }
 
     /// With weights drawn by `init` and a bias of zeros.

@@ -5,6 +5,7 @@ use super::linear::Linear;
 use super::stack::Stack;
 use super::{Compiled, Layer};
 use crate::error::{Error, expect_shape};
+use crate::gemm::buffers::room;
 use crate::params::name::Place;
 use crate::params::tensor::TensorMut;
 use crate::program::Program;
@@ -91,9 +92,13 @@ impl Sequence {
     ///
     /// # Errors
     /// [`Error::Setting`] if there is none; [`Error::Shape`] naming `layers` if the inputs of one are not the outputs of the one before:
-    /// expected and found (inputs, outputs) of that layer.
+    /// expected and found (inputs, outputs) of that layer; [`Error::Memory`].
     pub fn new(layers: impl IntoIterator<Item = Node>) -> Result<Self, Error> {
-        let nodes: Vec<Node> = layers.into_iter().collect();
+        let mut nodes = Vec::new();
+        for layer in layers {
+            nodes.try_reserve(1).map_err(|_| Error::Memory { bytes: size_of_val(&nodes[..]).saturating_mul(2) })?;
+            nodes.push(layer);
+        }
         if nodes.is_empty() {
             return Err(Error::Setting { operand: "layers", reason: "a sequence needs at least one layer" });
         }
@@ -101,12 +106,16 @@ impl Sequence {
             let (width, next) = (pair[0].outputs(), &pair[1]);
             expect_shape("layers", (width, next.outputs()), (next.inputs(), next.outputs()))?;
         }
-        let counts = nodes.iter().map(|node| with_layer!(node, layer => layer.affine_count()));
-        let starts = counts.scan(0, |at, count| Some(std::mem::replace(at, *at + count))).collect();
+        let mut starts = Vec::new();
+        room(&mut starts, nodes.len())?;
+        starts.extend(nodes.iter().scan(0, |at, node| {
+            let count = with_layer!(node, layer => layer.affine_count());
+            Some(std::mem::replace(at, *at + count))
+        }));
         let program = Program::compile(nodes.iter().flat_map(|node| {
             let program = with_layer!(node, layer => layer.program());
             program.forms()
-        }));
+        }))?;
         Ok(Self { nodes, starts, program })
     }
 

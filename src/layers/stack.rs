@@ -83,7 +83,7 @@ impl Stack {
             list.push(Block::with_init(width, hidden, activation, skip, branch_scale, &mut init)?);
         }
         let output = Linear::with_init(width, outputs, Activation::Identity, &mut init)?;
-        Ok(Self::compile(Some(input), list, Some(output)))
+        Self::compile(Some(input), list, Some(output))
     }
 
     /// From an input projection, blocks (none, perhaps) and an output projection.
@@ -93,7 +93,7 @@ impl Stack {
     pub fn from_layers(input: Linear, blocks: Vec<Block>, output: Linear) -> Result<Self, Error> {
         let width = chain(&blocks, input.outputs())?;
         expect_shape("output", (width, output.outputs()), (output.inputs(), output.outputs()))?;
-        Ok(Self::compile(Some(input), blocks, Some(output)))
+        Self::compile(Some(input), blocks, Some(output))
     }
 
     /// From blocks alone, without projections: at least one.
@@ -103,15 +103,15 @@ impl Stack {
     pub fn from_blocks(blocks: Vec<Block>) -> Result<Self, Error> {
         let none = Error::Setting { operand: "blocks", reason: "a stack without projections needs at least one block" };
         chain(&blocks, blocks.first().ok_or(none)?.inputs())?;
-        Ok(Self::compile(None, blocks, None))
+        Self::compile(None, blocks, None)
     }
 
-    fn compile(input: Option<Linear>, blocks: Vec<Block>, output: Option<Linear>) -> Self {
+    fn compile(input: Option<Linear>, blocks: Vec<Block>, output: Option<Linear>) -> Result<Self, Error> {
         let first = input.iter().flat_map(|layer| layer.program().forms());
         let inner = blocks.iter().flat_map(|block| block.program().forms());
         let last = output.iter().flat_map(|layer| layer.program().forms());
-        let program = Program::compile(first.chain(inner).chain(last));
-        Self { input, blocks, output, program }
+        let program = Program::compile(first.chain(inner).chain(last))?;
+        Ok(Self { input, blocks, output, program })
     }
 
     /// The blocks.

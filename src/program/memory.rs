@@ -9,6 +9,8 @@
 //! so one pass over them is enough: each takes the lowest gap that is free from its first moment on.
 
 use super::{Part, Port, Program, Step, Use, Val};
+use crate::error::Error;
+use crate::gemm::buffers::room;
 use std::ops::Range;
 
 /// Where a value lives.
@@ -72,10 +74,9 @@ impl Memory {
         self.homes[val.0]
     }
 
-    /// Plans a forward pass. None if a size overflows.
+    /// Plans a forward pass, after `begin`. None if a size overflows.
     pub(crate) fn forward(&mut self, program: &Program, calls_for: ForwardUse) -> Option<()> {
         let ForwardUse { record, skip, chunk } = calls_for;
-        self.begin(program);
         let steps = || program.parts.iter().flat_map(|part| &part.forward);
         for (moment, step) in steps().enumerate() {
             step.operands(|val, of| self.live(val, moment, of));
@@ -103,14 +104,13 @@ impl Memory {
         self.place(program, chunk)
     }
 
-    /// Plans a backward pass whose parts are taken in `groups`, from the last one down. None if a size overflows.
+    /// Plans a backward pass whose parts are taken in `groups`, from the last one down, after `begin`. None if a size overflows.
     pub(crate) fn backward(
         &mut self,
         program: &Program,
         groups: impl Iterator<Item = Range<usize>>,
         dx_wanted: bool,
     ) -> Option<()> {
-        self.begin(program);
         for (moment, group) in groups.enumerate() {
             for Part { backward, grads, .. } in program.parts[group].iter().rev() {
                 backward.iter().for_each(|step| step.operands(|val, of| self.live(val, moment, of)));
@@ -134,14 +134,16 @@ impl Memory {
         self.place(program, usize::MAX)
     }
 
-    fn begin(&mut self, program: &Program) {
+    /// Makes room for the homes of a program's values, none of which has one yet.
+    pub(crate) fn begin(&mut self, program: &Program) -> Result<(), Error> {
         let count = program.values.len();
-        self.homes.clear();
+        room(&mut self.homes, count)?;
+        room(&mut self.lives, count)?;
+        room(&mut self.placed, count)?;
         self.homes.resize(count, Home::None);
-        self.lives.clear();
         self.lives.resize(count, Life { first: usize::MAX, last: 0, read: false });
-        self.placed.clear();
         self.local_width = 0;
+        Ok(())
     }
 
     fn live(&mut self, val: Val, moment: usize, of: Use) {

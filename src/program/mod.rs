@@ -21,6 +21,7 @@ pub(crate) mod memory;
 
 use crate::Activation;
 use crate::error::Error;
+use crate::gemm::buffers::room;
 use crate::gemm::epilogue::Post;
 use crate::gemm::panels::{PANEL, panels};
 use crate::parts::Form;
@@ -39,6 +40,8 @@ pub(crate) struct Value {
     pub(crate) name: &'static str,
     /// The part that computes it.
     pub(crate) part: usize,
+    /// Whether an adjoint or a sum over the batch reads it.
+    pub(crate) read: bool,
     /// Where it starts in a row block of the record, in floats a row; None if no adjoint reads it.
     pub(crate) kept: Option<usize>,
 }
@@ -251,19 +254,20 @@ pub(crate) fn wide(cols: usize) -> usize {
 
 impl Program {
     /// The program of some forms, each of which takes what the one before puts out.
-    pub(crate) fn compile(forms: impl IntoIterator<Item = Form>) -> Arc<Self> {
-        let mut builder = Builder::default();
-        let mut y = None;
-        for form in forms {
-            builder.begin(form);
-            let x = y.unwrap_or_else(|| builder.load(Port::X, form.inputs()));
-            y = Some(form.emit(&mut builder, x));
-        }
-        Arc::new(builder.finish(y))
+    ///
+    /// # Errors
+    /// [`Error::Memory`]. (A part's own lists, of some hundred bytes, are as any small allocation.)
+    pub(crate) fn compile(forms: impl Iterator<Item = Form> + Clone) -> Result<Arc<Self>, Error> {
+        Ok(Arc::new(Builder::new(forms.clone().count())?.build(forms)))
+    }
+
+    /// The program of one form.
+    pub(crate) fn of(form: Form) -> Arc<Self> {
+        Arc::new(Builder::default().build([form].into_iter()))
     }
 
     /// The forms that it was compiled from.
-    pub(crate) fn forms(&self) -> impl Iterator<Item = Form> {
+    pub(crate) fn forms(&self) -> impl Iterator<Item = Form> + Clone {
         self.parts.iter().map(|part| part.form)
     }
 
@@ -329,7 +333,31 @@ pub(crate) struct Builder {
     backward: bool,
 }
 
+/// Values that a part makes, at most; more of them cost a reallocation.
+const VALUES_OF_A_PART: usize = 8;
+/// Affine maps of a part, at most.
+const AFFINES_OF_A_PART: usize = 2;
+
 impl Builder {
+    fn new(parts: usize) -> Result<Self, Error> {
+        let mut builder = Self::default();
+        room(&mut builder.parts, parts)?;
+        room(&mut builder.adjoints, parts)?;
+        room(&mut builder.values, (parts + 1).saturating_mul(VALUES_OF_A_PART))?;
+        room(&mut builder.affines, parts.saturating_mul(AFFINES_OF_A_PART))?;
+        Ok(builder)
+    }
+
+    fn build(mut self, forms: impl Iterator<Item = Form>) -> Program {
+        let mut y = None;
+        for form in forms {
+            self.begin(form);
+            let x = y.unwrap_or_else(|| self.load(Port::X, form.inputs()));
+            y = Some(form.emit(&mut self, x));
+        }
+        self.finish(y)
+    }
+
     fn begin(&mut self, form: Form) {
         self.part = self.parts.len();
         let (forward, backward, grads) = (Vec::new(), Vec::new(), Vec::new());
@@ -338,7 +366,7 @@ impl Builder {
 
     /// A value of `cols` columns.
     pub(crate) fn value(&mut self, name: &'static str, cols: usize) -> Val {
-        self.values.push(Value { cols, name, part: self.part, kept: None });
+        self.values.push(Value { cols, name, part: self.part, read: false, kept: None });
         Val(self.values.len() - 1)
     }
 
@@ -368,12 +396,17 @@ impl Builder {
 
     pub(crate) fn step(&mut self, step: Step<Val>) {
         let part = &mut self.parts[self.part];
-        if self.backward { part.backward.push(step) } else { part.forward.push(step) }
+        if !self.backward {
+            return part.forward.push(step);
+        }
+        part.backward.push(step);
+        step.operands(|v, of| self.values[v.0].read |= of == Use::Read);
     }
 
     /// The gradient of an affine map.
     pub(crate) fn grad(&mut self, affine: usize, a: Val, b: Val) {
         self.parts[self.part].grads.push(Grad { affine, a, b });
+        [a, b].iter().for_each(|v| self.values[v.0].read = true);
     }
 
     /// Leaves the adjoint of the part at hand.
@@ -394,13 +427,8 @@ impl Builder {
             dy = adjoint(&mut self, dy);
         }
         let Self { parts, mut values, affines, .. } = self;
-        let mut read = vec![false; values.len()];
-        for part in &parts {
-            part.backward.iter().for_each(|step| step.operands(|v, of| read[v.0] |= of == Use::Read));
-            part.grads.iter().for_each(|g| [g.a, g.b].iter().for_each(|v| read[v.0] = true));
-        }
         let mut record = Some(0usize);
-        for (value, _) in values[..forward_values].iter_mut().zip(&read).filter(|(_, read)| **read) {
+        for value in values[..forward_values].iter_mut().filter(|value| value.read) {
             value.kept = record;
             record = record.and_then(|at| at.checked_add(value.width()));
         }

@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::error::Error;
 use crate::gemm::blocking::{Blocking, REGION_WORK, fewest_rows, useful_threads};
+use crate::gemm::buffers::room;
 use crate::program::Program;
 use crate::program::lower::{Lowered, Lowering};
 use crate::program::memory::{ForwardUse, Memory};
@@ -78,26 +79,26 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    fn make_forward(&mut self, program: &Program, key: Key) -> Option<()> {
+    fn make_forward(&mut self, program: &Program, key: Key) -> Result<(), Error> {
+        self.begin(program, program.parts.iter().map(|part| part.forward.len()).sum(), 1)?;
         let chunk = self.chunk(key);
         let uses = ForwardUse { record: key.option, skip: key.skip, chunk: chunk.unwrap_or(usize::MAX) };
-        self.memory.forward(program, uses)?;
+        self.memory.forward(program, uses).ok_or_else(|| key.overflow(program))?;
         let Self { memory, steps, groups, .. } = self;
-        groups.clear();
-        steps.clear();
         for part in &program.parts {
             Lowering { program, memory, chunk }.steps(&part.forward, steps);
         }
         groups.push(Group { parts: 0..program.parts.len(), steps: 0..steps.len() });
-        Some(())
+        Ok(())
     }
 
-    fn make_backward(&mut self, program: &Program, key: Key) -> Option<()> {
+    fn make_backward(&mut self, program: &Program, key: Key) -> Result<(), Error> {
+        self.begin(program, program.parts.iter().map(|part| part.backward.len()).sum(), program.parts.len())?;
         let chunk = self.chunk(key);
         self.group(program);
-        self.memory.backward(program, self.groups.iter().map(|group| group.parts.clone()), key.option)?;
+        let groups = self.groups.iter().map(|group| group.parts.clone());
+        self.memory.backward(program, groups, key.option).ok_or_else(|| key.overflow(program))?;
         let Self { memory, steps, groups, .. } = self;
-        steps.clear();
         for group in groups {
             group.steps.start = steps.len();
             for part in program.parts[group.parts.clone()].iter().rev() {
@@ -105,7 +106,14 @@ impl Plan {
             }
             group.steps.end = steps.len();
         }
-        Some(())
+        Ok(())
+    }
+
+    /// Makes room for so many steps, each of which may become two, and groups.
+    fn begin(&mut self, program: &Program, steps: usize, groups: usize) -> Result<(), Error> {
+        room(&mut self.steps, steps.saturating_mul(2))?;
+        room(&mut self.groups, groups)?;
+        self.memory.begin(program)
     }
 
     /// Columns of a chunk; None where threads share columns.
@@ -121,7 +129,6 @@ impl Plan {
         let enough = REGION_WORK.div_ceil(rows.saturating_mul(program.work).max(1));
         let blocks = if row_threads == 1 { 1 } else { row_threads.saturating_mul(enough) };
         self.slab_rows = rows.saturating_mul(blocks);
-        self.groups.clear();
         let (mut high, mut work) = (program.parts.len(), 0usize);
         for (index, part) in program.parts.iter().enumerate().rev() {
             work = work.saturating_add(self.slab_rows.saturating_mul(part.work));
@@ -151,7 +158,7 @@ impl Latest {
         ctx: &Context,
         program: &Arc<Program>,
         key: Key,
-        make: impl FnOnce(&mut Plan, &Program, Key) -> Option<()>,
+        make: impl FnOnce(&mut Plan, &Program, Key) -> Result<(), Error>,
     ) -> Result<&Plan, Error> {
         let made =
             |plan: &Plan| plan.made_for.as_ref().is_some_and(|(made, with)| *with == key && Arc::ptr_eq(made, program));
@@ -162,8 +169,7 @@ impl Latest {
         self.oldest = (self.oldest + 1) % MOST_PLANS;
         plan.made_for = None;
         plan.shares = Shares::new(ctx, program, key);
-        let overflow = Error::Overflow { operand: "batch", rows: key.n, cols: program.widest, strides: (1, 1) };
-        make(plan, program, key).ok_or(overflow)?;
+        make(plan, program, key)?;
         plan.made_for = Some((Arc::clone(program), key));
         Ok(plan)
     }
@@ -207,5 +213,9 @@ impl Key {
     fn new(ctx: &Context, program: &Program, (n, rows): (usize, Option<usize>), (option, skip): (bool, bool)) -> Self {
         let threads = ctx.par().threads_for(useful_threads(n.saturating_mul(program.work)));
         Self { n, rows, threads, isa: ctx.isa(), blocking: ctx.blocking(), option, skip }
+    }
+
+    fn overflow(self, program: &Program) -> Error {
+        Error::Overflow { operand: "batch", rows: self.n, cols: program.widest, strides: (1, 1) }
     }
 }
