@@ -6,9 +6,10 @@ use resblock::bounds::{Accuracy, BackwardBounds, ForwardBounds, Map, MapBounds, 
 use resblock::reference::{BlockGrads, BlockOut, BlockParams, LinearGrads, LinearOut};
 use resblock::{
     Activation, AdamW, Affine, BinaryCrossEntropy, Block, Blocking, Checkpoint, CheckpointError, Context, CrossEntropy,
-    Divisor, Error, GradMode, GradientFlow, GradientSummary, Gradients, Huber, Init, Isa, IsaList, KernelBench,
-    Leftovers, Linear, MatMut, MatRef, PanelMat, Par, Part, Pass, Peak, Place, Role, Scheme, Sgd, Skip, Snapshot,
-    SquaredError, Stack, StackConfig, TensorInfo, TensorMut, TensorName, TensorRef, Weights, Workspace,
+    Divisor, Error, GradMode, GradientFlow, GradientSummary, Gradients, Group, Huber, Init, Isa, IsaList, KernelBench,
+    Leftovers, Linear, MatMut, MatRef, PanelMat, Par, Part, Pass, Peak, Place, RateDecay, Role, Schedule, Scheme,
+    Select, Sgd, Skip, Snapshot, SquaredError, Stack, StackConfig, TensorInfo, TensorMut, TensorName, TensorRef,
+    Weights, Workspace,
 };
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
@@ -27,7 +28,7 @@ macro_rules! assert_traits {
 
 assert_traits!(VALUES:
     Activation, AdamW, Affine, Block, Blocking, Checkpoint<'_>, CheckpointError, Context, Error, GradMode,
-    GradientFlow, Gradients, GradientSummary, Init, Isa, Snapshot<'_>, IsaList, KernelBench, Linear, MatRef<'_>, PanelMat, Par, Part, Peak, Place, Role, TensorName, TensorRef<'_>, Place, Role, Scheme, Sgd, Skip, Stack, StackConfig,
+    GradientFlow, Gradients, GradientSummary, Init, Isa, Snapshot<'_>, IsaList, KernelBench, Linear, MatRef<'_>, PanelMat, Par, Part, Peak, Place, Role, TensorName, TensorRef<'_>, Group, Select, Schedule, RateDecay, Scheme, Sgd, Skip, Stack, StackConfig,
     Leftovers, TensorInfo<'_>, Weights, Workspace, Accuracy, BackwardBounds, ForwardBounds, Map, MapBounds, NetworkBounds, Numbers, Running, BlockGrads<f32>, BlockOut<f32>, BlockParams<'_, f32>, LinearGrads<f32>, LinearOut<f32>,
     BinaryCrossEntropy<'_>, CrossEntropy<'_>, Divisor, Huber, SquaredError, LossAccuracy;
     crosses_threads, survives_panics
