@@ -4,13 +4,13 @@ mod common;
 
 use common::optimizers::{Settings, adamw_step_in, sgd_step_in};
 use common::{
-    Grid, Layout, MapGrad, Rng, Stage, assert_same, build_stack, contexts, fastest, gradients_of, mat, parameters_of,
-    random_grads, random_stack,
+    Grid, Layout, MapGrad, Rng, Stage, assert_same, build_stack, contexts, fastest, gradients_of, mat, mat_mut,
+    parameters_of, random_grads, random_stack,
 };
 use proptest::prelude::*;
 use resblock::{
-    Activation, AdamW, Block, Checkpoint, CheckpointError, Error, Gradients, Group, Layer, Linear, Optimizer, Part,
-    Place, RateDecay, Role, SavedOptimizer, Schedule, Select, Sgd, Snapshot, Stack, TensorName,
+    Activation, AdamW, Block, Checkpoint, CheckpointError, Error, GradMode, Gradients, Group, Layer, Linear, Optimizer,
+    Part, Place, RateDecay, Role, SavedOptimizer, Schedule, Select, Sgd, Snapshot, Stack, TensorName, Workspace,
 };
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -84,6 +84,34 @@ fn parameters_and_gradients_are_rows_of_one_table() {
     assert_one_table::<Stack>(Stack::from_blocks(vec![block(true), block(true)]).expect("a stack"), &NAMES[2..10]);
     let linear = Stage::linear(&mut rng, 5, 18, Activation::Relu, true).build_linear();
     assert_one_table::<Linear>(linear, &["linear.weight", "linear.bias"]);
+}
+
+/// y, dx, the gradients of a batch and the parameters after a step of AdamW by them.
+fn step(mut net: Stack, mut grads: Gradients) -> [Vec<f32>; 4] {
+    let (ctx, mut ws, mut rng, n) = (fastest(), Workspace::new(), Rng::new(9), 3);
+    let (x, dy, mut y, mut dx) = (rng.vec(n * 5), rng.vec(n * 4), vec![0.0; n * 4], vec![0.0; n * 5]);
+    let pass = net.forward(&ctx, &mut ws, mat(&x, n, 5), mat_mut(&mut y, n, 4)).expect("forward");
+    pass.backward(mat(&dy, n, 4), Some(mat_mut(&mut dx, n, 5)), &mut grads, GradMode::Overwrite).expect("backward");
+    grads.clip_norm(0.5).expect("a norm");
+    AdamW::new(0.1).step(&ctx, &mut net, &grads).expect("a step");
+    [y, dx, values(&grads), parameters_of(&net).concat()]
+}
+
+#[test]
+fn what_is_in_the_padding_of_parameters_and_gradients_reaches_no_result() {
+    let (mut net, good) = (stack(1), stack(1));
+    let mut grads = Gradients::new(&net).expect("gradients");
+    net.parameters_mut().for_each(|tensor| tensor.into_slice().fill(f32::NAN));
+    grads.iter_mut().for_each(|tensor| tensor.into_slice().fill(f32::NAN));
+    for (mut tensor, values) in net.parameters_mut().zip(parameters_of(&good)) {
+        let (rows, cols) = tensor.shape();
+        tensor.read_from(mat(&values, rows, cols)).expect("the shape");
+    }
+    assert!(net.parameters().any(|tensor| tensor.as_slice().iter().any(|value| value.is_nan())));
+    let want = step(good, Gradients::new(&net).expect("gradients"));
+    for ((found, want), what) in step(net, grads).iter().zip(&want).zip(["y", "dx", "gradients", "parameters"]) {
+        assert_same(what, found, want);
+    }
 }
 
 /// A block of a stack and a block by itself have the same shapes, but not the same tensors.

@@ -10,7 +10,7 @@
 //!
 //! What one sees: a progress bar for each net, then a table of what they learned and of the gradient that arrived at the first
 //! and at the last block, before and after training. The residual net recognises 98 to 99 % of the digits it has not seen; the
-//! plain net, as large and trained as long, between a third of them and nine tenths, depending on its seed. Two pictures go to
+//! plain net, as large and trained as long, between a tenth of them, which is chance, and nine tenths, depending on its seed. Two pictures go to
 //! `--out`: loss and accuracy over the epochs, and gradient norms over depth.
 //!
 //! The plain net gets the initialisation that suited it best of those tried. With W2 scaled by 1 / sqrt(2), activations and

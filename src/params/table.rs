@@ -17,13 +17,6 @@ pub(crate) struct Row<T> {
     pub(crate) value: T,
 }
 
-impl<T> Default for Table<T> {
-    /// That of no network.
-    fn default() -> Self {
-        Self { rows: Vec::new() }
-    }
-}
-
 impl<T> Table<T> {
     /// What `make` makes for each tensor.
     pub(crate) fn new(net: &dyn Parameters, make: impl Fn(Spec) -> Result<T, Error>) -> Result<Self, Error> {
