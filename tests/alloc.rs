@@ -5,8 +5,8 @@ mod common;
 
 use common::{Rng, build_stack, fastest, mat, mat_mut, pool, random_stack};
 use resblock::{
-    Activation, AdamW, Context, GradMode, GradientFlow, Gradients, Group, Layer, MatMut, Optimizer, Par, Role, Sgd,
-    Workspace, mean_squared_error, softmax_cross_entropy,
+    Activation, AdamW, AffineGradMut, AffineRef, Block, Context, Functional, GradMode, GradientFlow, Gradients, Group,
+    Init, Layer, MatMut, Optimizer, Par, Record, Role, Sgd, Skip, Workspace, mean_squared_error, softmax_cross_entropy,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -99,6 +99,50 @@ fn allocations<L: Layer + Clone>(ctx: &Context, layer: &L, n: usize, in_place: b
     counts
 }
 
+/// Allocations of a functional inference, forward and backward, and of the same with a [`Record`], on a warm workspace. Weights and
+/// gradients in strides of all kinds: (outputs, inputs), (inputs, outputs), and with gaps, which takes panels of the workspace's.
+fn functional_allocations(ctx: &Context, n: usize) -> [usize; 5] {
+    let (d, h) = (40, 70);
+    let mut rng = Rng::new(3);
+    let net = Functional::block(d, h, d, Activation::Gelu, Skip::Identity).expect("a block");
+    let layer = Block::residual(d, h, Activation::Gelu, &mut Init::he(1)).expect("a block");
+    let (x, w, b) = (rng.vec(n * d), rng.vec(2 * d * h), rng.vec(h));
+    let (mut y, mut dx) = (vec![0.0; n * d], vec![0.0; n * d]);
+    let mut record = vec![0.0; net.record_len(n).expect("a length")];
+    let (mut dw1, mut dw2, mut db) = (vec![0.0; d * h], vec![0.0; 2 * d * h], vec![0.0; h]);
+    let params = [
+        AffineRef { weights: mat(&w[..d * h], h, d), bias: Some(&b) },
+        AffineRef { weights: mat(&w[..d * h], h, d).t(), bias: Some(&b[..d]) },
+    ];
+    let (mut ws, mut own, mut grads_of_layer) =
+        (Workspace::new(), Record::new(), Gradients::new(&layer).expect("gradients"));
+    let mut counts = [0; 5];
+    for _ in 0..3 {
+        let x = mat(&x, n, d);
+        let (infer, done) = count(|| net.infer(ctx, &mut ws, &params, x, mat_mut(&mut y, n, d)));
+        done.expect("infer");
+        let (forward, done) = count(|| net.forward(ctx, &mut ws, &params, x, mat_mut(&mut y, n, d), &mut record));
+        done.expect("forward");
+        let mut grads = [
+            AffineGradMut { weights: Some(mat_mut(&mut dw1, h, d)), bias: Some(&mut db) },
+            AffineGradMut {
+                weights: Some(MatMut::with_strides(&mut dw2, d, h, 2 * h, 2).expect("a view")),
+                bias: None,
+            },
+        ];
+        let (mode, out) = (GradMode::Accumulate, mat_mut(&mut dx, n, d));
+        let (backward, done) = count(|| net.backward(ctx, &mut ws, &params, &record, x, Some(out), &mut grads, mode));
+        done.expect("backward");
+        let (recorded, done) = count(|| layer.forward_to(ctx, &mut ws, x, mat_mut(&mut y, n, d), &mut own));
+        done.expect("forward");
+        let (read, done) =
+            count(|| layer.backward(ctx, &mut ws, own.as_slice(), x, None, &mut grads_of_layer, GradMode::Overwrite));
+        done.expect("backward");
+        counts = [infer, forward, backward, recorded, read];
+    }
+    counts
+}
+
 #[test]
 fn a_warm_step_allocates_nothing_on_one_thread_and_only_rayons_jobs_on_several() {
     let mut rng = Rng::new(2);
@@ -110,6 +154,7 @@ fn a_warm_step_allocates_nothing_on_one_thread_and_only_rayons_jobs_on_several()
             let counts = [allocations(&ctx, &stack, n, in_place), allocations(&ctx, &block, n, in_place)];
             assert_eq!(counts, [[0; STEPS.len()]; 2], "{STEPS:?} of a stack and a block, {n} rows, one thread");
         }
+        assert_eq!(functional_allocations(&ctx, n), [0; 5], "functional calls and records, {n} rows");
     }
     // Wide enough for several threads by rows and by columns.
     let wide = build_stack(&random_stack(&mut rng, (20, 1024, 1100, 10), 2, Activation::Relu, true));

@@ -10,8 +10,8 @@ use common::{
     oracle_backward, oracle_forward, random_grads, values_of,
 };
 use resblock::{
-    Activation, Affine, Block, Context, GradMode, GradientFlow, Gradients, Layer, Linear, MatMut, MatRef, PanelMat,
-    Skip, Stack, Weights, Workspace, mean_squared_error, softmax_cross_entropy,
+    Activation, Affine, AffineGradMut, AffineRef, Block, Context, Functional, GradMode, GradientFlow, Gradients, Layer,
+    Linear, MatMut, MatRef, PanelMat, Skip, Stack, Weights, Workspace, mean_squared_error, softmax_cross_entropy,
 };
 use std::fmt::Display;
 
@@ -339,6 +339,63 @@ fn threads_that_share_rows_or_columns_touch_no_byte_outside_of_their_operands() 
     }
     println!(
         "proof: threads touch no byte outside of their operands | pages without access before and after, bits of the oracle | {cases} cases | ok"
+    );
+}
+
+#[test]
+fn functional_calls_stay_inside_the_weights() {
+    let (mut rng, mut cases) = (Rng::new(6), 0);
+    let shared = [(67, 130, 257), (3, 607, 705)]; // rows and columns that threads share
+    let all = SHAPES.iter().map(|&shape| (shape, Threads::Seq)).chain(shared.map(|shape| (shape, Threads::Rayon(3))));
+    for (((n, d, h), threads), phi) in all.zip(ACTIVATIONS.into_iter().cycle()) {
+        let stages = [Stage::block(&mut rng, d, h, phi, true, true)];
+        let case = Case::new(&mut rng, &stages, n);
+        let net = Functional::block(d, h, d, phi, Skip::Identity).expect("a block");
+        for place in places() {
+            let maps = stages[0].maps();
+            let matrices: Vec<_> = maps.iter().map(|map| Matrix::of(place, map.outputs, map.inputs, &map.w)).collect();
+            let biases: Vec<_> =
+                maps.iter().map(|map| Guarded::new(place.0, map.b.as_deref().unwrap_or(&[]))).collect();
+            let params: Vec<_> = (matrices.iter().zip(&biases))
+                .map(|(w, b)| AffineRef { weights: w.view(), bias: Some(b.get()) })
+                .collect();
+            for ctx in contexts() {
+                let what = format!("{}, {place:?}, {ctx:?}", case.what);
+                let (x, dy) = (Matrix::of(place, n, d, &case.x), Matrix::of(place, n, d, &case.dy));
+                let (mut y, mut again, mut dx) =
+                    (Matrix::new(place, n, d), Matrix::new(place, n, d), Matrix::new(place, n, d));
+                let mut record = Guarded::new(place.0, &vec![f32::NAN; net.record_len(n).expect("a length")]);
+                let mut dws: Vec<_> = (maps.iter().zip(&case.before))
+                    .map(|(map, before)| Matrix::of(place, map.outputs, map.inputs, &before.dw))
+                    .collect();
+                let mut dbs: Vec<_> = case.before.iter().map(|before| Guarded::new(place.0, &before.db)).collect();
+                let mut grads: Vec<_> = (dws.iter_mut().zip(&mut dbs))
+                    .map(|(dw, db)| AffineGradMut { weights: Some(dw.view_mut()), bias: Some(db.get_mut()) })
+                    .collect();
+                let (x_view, dy_view, dx_view) = (x.view(), dy.view(), dx.view_mut());
+                let (y_view, again_view, record_view) = (y.view_mut(), again.view_mut(), record.get_mut());
+                threads.run(ctx, |ctx| {
+                    let mut ws = Workspace::new();
+                    net.infer(&ctx, &mut ws, &params, x_view, y_view).expect("infer");
+                    net.forward(&ctx, &mut ws, &params, x_view, again_view, record_view).expect("forward");
+                    let (dx, mode) = (Some(dx_view), GradMode::Accumulate);
+                    net.backward(&ctx, &mut ws, &params, record_view, dy_view, dx, &mut grads, mode).expect("backward");
+                });
+                y.assert(format_args!("{what}: infer"), &case.y);
+                again.assert(format_args!("{what}: forward"), &case.y);
+                dx.assert(format_args!("{what}: dx"), &case.dx);
+                record.assert_rest(&format_args!("{what}: record"));
+                for ((dw, db), after) in dws.iter().zip(&dbs).zip(&case.after) {
+                    dw.assert(format_args!("{what}: dW"), &after.dw);
+                    assert_same(format_args!("{what}: db"), db.get(), &after.db);
+                    db.assert_rest(&format_args!("{what}: db"));
+                }
+                cases += 1;
+            }
+        }
+    }
+    println!(
+        "proof: functional calls stay inside weights, gradients and records | pages without access before and after, bits of the oracle | {cases} cases | ok"
     );
 }
 

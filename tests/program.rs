@@ -341,6 +341,37 @@ fn what_is_no_record_of_this_network_and_batch_is_refused() {
 }
 
 #[test]
+fn plans_that_take_turns_in_a_workspace_are_told_apart() {
+    let mut rng = Rng::new(12);
+    // Networks of as many parts, of sizes that differ where a plan would show it, and more calls than a workspace keeps plans of.
+    let widths = [[20, 33, 7], [20, 50, 7], [9, 33, 40], [17, 5, 5]];
+    let problems: Vec<Problem> = (widths.iter())
+        .flat_map(|&[inputs, hidden, outputs]| {
+            let stages = vec![
+                Stage::block(&mut rng, inputs, hidden, Activation::Gelu, true, true),
+                Stage::linear(&mut rng, inputs, outputs, Activation::Relu, true),
+            ];
+            [7, 30, 3].map(|rows| {
+                let mut problem = Problem::random(&mut rng, stages.clone(), rows);
+                problem.net = Net::sequence(&stages);
+                problem
+            })
+        })
+        .collect();
+    let wants: Vec<Trained> = problems.iter().map(|problem| problem.oracle(false)).collect();
+    let tiny = Blocking { rows: 4, hidden: 16, depth: 16 };
+    for ctx in contexts() {
+        let mut ws = Workspace::new();
+        for turn in 0..4 * problems.len() {
+            let at = rng.below(problems.len());
+            let ctx = if turn % 3 == 0 { ctx.with_blocking(tiny) } else { ctx };
+            problems[at].train(&ctx, &mut ws, &[], false).assert_same("by turns", &wants[at]);
+            assert_same("by turns", &problems[at].infer(&ctx, &mut ws, &[]), &wants[at].y);
+        }
+    }
+}
+
+#[test]
 fn sequences_are_checked_and_name_their_tensors() {
     let mut init = Init::he(5);
     let linear = |a, b, init: &mut Init| Node::from(Linear::with_init(a, b, Activation::Relu, init).expect("a layer"));
