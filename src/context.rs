@@ -1,12 +1,8 @@
-//! `Context`: on what and how a call runs. `Workspace`: the memory it reuses.
+//! `Context`: on what and how a call runs.
 
 use crate::error::Error;
 use crate::gemm::blocking::Blocking;
-use crate::gemm::buffers::Buffer;
 use crate::gemm::driver::Par;
-use crate::run::borrowed::Biases;
-use crate::run::plan::Plans;
-use crate::run::record::Record;
 use crate::simd::{Isa, IsaList};
 
 /// How calls run: instruction set, threads and block sizes. None of them changes a bit of any result.
@@ -37,7 +33,7 @@ impl Context {
         if isa.is_available() {
             Ok(Self { isa, ..self })
         } else {
-            Err(Error::Isa { source_name: "isa", requested: isa.name().into(), available: IsaList })
+            Err(Error::Isa { source_name: "isa", requested: isa.name().into(), available: IsaList.to_string() })
         }
     }
 
@@ -70,56 +66,4 @@ impl Context {
     pub(crate) fn k_block(&self) -> usize {
         self.blocking.k_block(self.isa)
     }
-}
-
-/// Scratch memory and the record of a training forward pass. It grows to the largest call it has seen and allocates nothing
-/// after that. Any workspace serves any layer, batch and context; a call borrows it whole.
-#[derive(Debug, Clone, Default)]
-pub struct Workspace {
-    /// How calls of each kind were last run.
-    pub(crate) plans: Plans,
-    /// One for each thread.
-    pub(crate) scratch: Vec<Scratch>,
-    /// The record of a pass, until it is used or dropped.
-    pub(crate) record: Record,
-    /// Gradients of activations on their way down.
-    pub(crate) slab: Buffer,
-    /// Biases of the caller's.
-    pub(crate) biases: Biases,
-    /// Gradients of a caller's weights whose strides are of no other use, one for each affine map.
-    pub(crate) staged_grads: Vec<Buffer>,
-    /// Outputs on their way to a matrix that is not row-major.
-    pub(crate) staging: Buffer,
-    /// Squared norms of single rows, for the gradient-flow probe.
-    pub(crate) row_norms: Vec<f64>,
-}
-
-impl Workspace {
-    /// An empty workspace.
-    pub fn new() -> Self {
-        Self::default()
-    }
-}
-
-/// What one thread has for itself.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Scratch {
-    /// The values of a row block on their way forward.
-    pub(crate) local: Buffer,
-    /// Weights put straight.
-    pub(crate) pack: Buffer,
-}
-
-/// A scratch for each of `threads` threads, with room for `pack` floats, and for `local` in the first `with_local` of them.
-pub(crate) fn grow_scratch(
-    all: &mut Vec<Scratch>,
-    threads: usize,
-    (with_local, local): (usize, usize),
-    pack: usize,
-) -> Result<(), Error> {
-    if all.len() < threads {
-        all.resize_with(threads, Scratch::default);
-    }
-    all[..threads].iter_mut().try_for_each(|scratch| scratch.pack.grow(pack))?;
-    all[..with_local].iter_mut().try_for_each(|scratch| scratch.local.grow(local))
 }

@@ -28,14 +28,16 @@ mod weights;
 
 pub use activation::Activation;
 #[cfg(feature = "safetensors")]
-pub use checkpoint::{Checkpoint, CheckpointError, Leftovers, SavedOptimizer, Snapshot, TensorInfo};
-pub use context::{Context, Workspace};
+pub use checkpoint::{Checkpoint, Leftovers, SavedOptimizer, Snapshot, TensorInfo};
+pub use context::Context;
 pub use error::Error;
+#[cfg(feature = "safetensors")]
+pub use error::checkpoint::CheckpointError;
 pub use gemm::blocking::Blocking;
 pub use gemm::driver::Par;
-pub use gemm::panels::PanelMat;
+pub use gemm::panel_mat::PanelMat;
 pub use layers::block::{Block, Skip};
-pub use layers::functional::{AffineGradMut, AffineRef, Functional};
+pub use layers::functional::Functional;
 pub use layers::init::{Init, Scheme};
 pub use layers::linear::Linear;
 pub use layers::sequence::{Node, Sequence};
@@ -46,6 +48,7 @@ pub use loss::{
 };
 pub use mat::{MatMut, MatRef};
 pub use optim::{AdamW, Group, Optimizer, RateDecay, Schedule, Select, Sgd};
+pub use params::borrowed::{AffineGradMut, AffineRef};
 pub use params::gradients::Gradients;
 pub use params::name::{Part, Place, Role, TensorName};
 pub use params::summary::GradientSummary;
@@ -53,5 +56,6 @@ pub use params::tensor::{TensorMut, TensorRef};
 pub use peak::{KernelBench, Peak, fma_peak, read_bandwidth};
 pub use run::explain::{Explanation, Purpose};
 pub use run::record::Record;
+pub use run::workspace::Workspace;
 pub use simd::{Isa, IsaList};
 pub use weights::{Affine, Weights};

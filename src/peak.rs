@@ -7,7 +7,7 @@ use crate::gemm::driver::for_each;
 use crate::gemm::epilogue::Epilogue;
 use crate::gemm::factor::Factor;
 use crate::gemm::macro_kernel::{Gemm, gemm};
-use crate::gemm::panels::PanelMat;
+use crate::gemm::panel_mat::PanelMat;
 use crate::gemm::start::Start;
 use crate::mat::MatRef;
 use crate::simd::{Kernel, Simd};

@@ -1,7 +1,8 @@
 //! Weights in panels.
 
 use crate::error::{Error, expect_shape};
-use crate::gemm::panels::{PanelMat, PanelRef};
+use crate::gemm::panel_mat::PanelMat;
+use crate::gemm::panels::PanelRef;
 use crate::mat::{MatMut, MatRef};
 use crate::params::name::Place;
 use crate::params::tensor::{TensorMut, TensorRef};

@@ -2,7 +2,7 @@
 
 use super::activation::{largest_curvature, largest_slope, largest_value, slope_accuracy, value_accuracy};
 use super::{UNIT, chain, rounding, sum};
-use crate::parts::Form;
+use crate::program::form::Form;
 use crate::weights::Affine;
 use crate::{Activation, Layer};
 

@@ -6,7 +6,7 @@
 use crate::Activation;
 use crate::layers::Layer;
 use crate::params::name::Place;
-use crate::parts::Form;
+use crate::program::form::Form;
 use std::collections::HashMap;
 
 /// Its name among the strings of a file.

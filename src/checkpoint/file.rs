@@ -1,8 +1,8 @@
 //! Files: regular ones are written whole or not at all, and read to their end. No other kind is touched.
 
-use super::CheckpointError;
 use super::foreign;
 use crate::error::Error;
+use crate::error::checkpoint::CheckpointError;
 use std::fs::{self, File, FileType, Metadata};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! Files of other formats, told by their first bytes before anything else in them is believed.
 
-use super::CheckpointError;
+use crate::error::checkpoint::CheckpointError;
 
 /// As many bytes as are looked at.
 pub(super) const BEGINNING: usize = 64;

@@ -1,7 +1,7 @@
 //! The groups of an optimiser as text: `role bias, blocks 0..3: lr_factor 0.1, weight_decay 0; ...`. The floats are the shortest decimals
 //! that give the same bits.
 
-use super::CheckpointError;
+use crate::error::checkpoint::CheckpointError;
 use crate::optim::{Group, Select};
 use crate::params::name::{Part, Role};
 use std::fmt::{Display, Write};

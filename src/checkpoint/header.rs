@@ -4,8 +4,9 @@
 //! lets the last of two equal names win, and panics at sizes whose sum overflows (in builds that check).
 
 use super::tensor::Tensor;
-use super::{CheckpointError, architecture, foreign};
+use super::{architecture, foreign};
 use crate::Error;
+use crate::error::checkpoint::CheckpointError;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};

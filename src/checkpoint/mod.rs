@@ -6,7 +6,6 @@
 
 mod architecture;
 mod elements;
-mod error;
 mod file;
 mod foreign;
 mod groups;
@@ -15,7 +14,6 @@ mod optimizer;
 mod read;
 mod tensor;
 
-pub use error::CheckpointError;
 pub use optimizer::SavedOptimizer;
 pub use read::{Checkpoint, Leftovers, TensorInfo};
 

@@ -3,8 +3,9 @@
 use super::header::{Entry, Header, NOTE};
 use super::optimizer::{self, OPTIMIZER, Parts, STEPS, SavedOptimizer, moment_name, number_name, step_name};
 use super::tensor::Tensor;
-use super::{CheckpointError, architecture, elements, file, groups};
+use super::{architecture, elements, file, groups};
 use crate::error::Error;
+use crate::error::checkpoint::CheckpointError;
 use crate::layers::Layer;
 use crate::mat::MatRef;
 use crate::optim::State;

@@ -182,10 +182,13 @@ impl<const MR: usize, const NP: usize> WindowMut<'_, MR, NP> {
 }
 
 impl Out<'_> {
-    /// `mr` rows from row `i` of the panels from panel `p` on, to be asked for by so many lines at a time. Only for cells in panels.
+    /// `mr` rows from row `i` of the panels from panel `p` on, to be asked for by so many lines at a time: panel after panel where these
+    /// are pieces of memory, and of a caller's rows the first panel alone.
     #[inline(always)]
     pub(super) fn ahead(&self, (i, p): (usize, usize), mr: usize, lines: usize) -> Ahead {
-        Ahead::new(self.data.as_ptr().wrapping_add(i * self.row + p * self.panel), mr, self.panel, lines)
+        let at = self.data.as_ptr().wrapping_add(i * self.row + p * self.panel);
+        let (piece, stride) = if self.row == PANEL { (mr, self.panel) } else { (1, self.row) };
+        Ahead::new(at, piece, stride, lines)
     }
 
     pub(crate) fn reborrow(&mut self) -> Out<'_> {

@@ -1,7 +1,19 @@
 //! The macro-kernel: the loops over tiles around the micro-kernel, inside one instruction set.
 //!
-//! Loop order: k blocks, then groups of panels of the vector operand, then tiles of rows, so that a group of panels
-//! (`depth` x 32 floats) stays in L1 or streams from L2 once for all rows of the block, while the rows stay in L2.
+//! In the terms of BLIS and matrixmultiply, whose five loops around the micro-kernel are numbered from the outside:
+//!
+//! ```text
+//!   loop 5, jc   none: n is a layer's width, and b, its weights, is in panels already
+//!   loop 4, pc   k blocks of kc = `depth`: what a panel of them takes stays in half of L1, or streams from L2
+//!   loop 3, ic   none here: m is a row block, mc rows, which `run::plan` has cut so that it stays in L2
+//!   loop 2, jr   groups of np panels of b, nr = 16 np columns: read from L1 by all tiles of the group
+//!   loop 1, ir   tiles of mr rows of a: broadcast from L2
+//!   micro-kernel kc steps, mr x np rows of 16 accumulators in registers (`micro::chain`)
+//! ```
+//!
+//! So jr and ir run the other way round than where a is packed for L1: here it is b, a group of panels, that stays in L1
+//! (`depth` x 32 floats) or streams from L2 once for all rows of the block, while the rows stay in L2. The next group is asked for while
+//! the tiles of this one run (`prefetch`). Between k blocks the chains wait in the output: loaded and stored once for every kc steps.
 
 use super::blocking::half_l1;
 use super::cells::{In, Out};
@@ -145,11 +157,13 @@ impl<O: Op> Kernel for Finishing<'_, '_, '_, '_, O> {
         let depth = job.depth.min(most);
         let longest = (depth + depth / 8).min(most);
         let mut k0 = 0;
+        // Loop 4, pc: k blocks.
         loop {
             let left = k - k0;
             let last = left <= longest;
             let kc = if last { left } else { depth };
             let start = if k0 == 0 { job.start } else { Start::Continue };
+            // Loop 2, jr: groups of panels. Those that do not lie in panels are put straight here, once for all rows.
             for (p, np) in pieces(n_panels, max_np) {
                 let window = job.b.window(s, (k0, kc), (p, np), in_group, job.pack);
                 // Several tiles read a group of panels: meanwhile the next group comes. One alone streams through it, and would
@@ -173,6 +187,7 @@ impl<O: Op> Kernel for Finishing<'_, '_, '_, '_, O> {
                     last,
                     epilogue: &mut *epilogue,
                 };
+                // Loop 1, ir: tiles of rows, those of one height in one call.
                 for (i, mr, count) in runs(m, S::MR) {
                     strip.tiles = count;
                     // SAFETY: `window` gave rows k0 .. k0 + kc of panels p .. p + np of b; i + mr * count <= m = rows of a;
@@ -195,7 +210,9 @@ impl Kernel for &mut GradGemm<'_> {
         let (rows, k) = (self.a.cols(), self.a.rows());
         let few = k <= const { most_rows::<S>() };
         let mut epilogue = Finish::<Store>::store(self.out.reborrow());
-        // The next tile's part of the gradient, which its chains go on from, comes from L2 or from beyond.
+        // The chain is short here, the rows of a block, and the result is large: kc = k, so no k blocks; np panels of dz or dy (24 KiB at
+        // 128 rows and 3 panels) stay in L1 for all tiles below them, a line of x or h serves two tiles, and each tile of the gradient
+        // is loaded and stored once. The next tile's part of it, which its chains go on from, comes from L2 or from beyond.
         let lines = (S::GRAD_MR * S::GRAD_NP).div_ceil(k.div_ceil(PANEL).max(1));
         for (p, np) in pieces(panels(self.b.cols()), if few { 1 } else { S::GRAD_NP }) {
             let done = if few {
@@ -221,6 +238,8 @@ impl Kernel for &mut GradGemm<'_> {
                 last: true,
                 epilogue: &mut epilogue,
             };
+            // Of each group of panels first come the outer products of very short chains, then the equal tiles of short ones, all in
+            // one call; what these leave, and all of the long ones, goes tile by tile, 16 rows of the gradient for each panel of a.
             let (mut done, whole) = (done, rows / PANEL);
             if const { S::GRAD_NP == 1 && SHORT <= S::GRAD_MR } && k <= SHORT_CHAIN && done < whole {
                 let row = done * PANEL;

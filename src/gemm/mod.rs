@@ -18,6 +18,7 @@ pub(crate) mod macro_kernel;
 mod micro;
 mod outer;
 pub(crate) mod pack;
+pub(crate) mod panel_mat;
 pub(crate) mod panels;
 mod prefetch;
 pub(crate) mod start;

@@ -6,8 +6,9 @@ use crate::Activation;
 use crate::error::{Error, expect_shape};
 use crate::params::name::{Part, Place};
 use crate::params::tensor::TensorMut;
-use crate::parts::{Form, block};
+use crate::parts::compile_one;
 use crate::program::Program;
+use crate::program::form::{self, Form};
 use crate::weights::Affine;
 use std::sync::Arc;
 
@@ -39,14 +40,14 @@ impl Block {
     pub fn new(first: Affine, second: Affine, phi: Activation, skip: Skip) -> Result<Self, Error> {
         let expected = (first.inputs(), first.outputs());
         expect_shape("second weights", expected, (second.outputs(), second.inputs()))?;
-        let form = block::Block {
+        let form = form::Block {
             inputs: first.inputs(),
             hidden: first.outputs(),
             outputs: second.outputs(),
             phi,
             skip: skip == Skip::Identity,
         };
-        Ok(Self { program: Program::of(Form::Block(form)), first, second, phi, skip })
+        Ok(Self { program: compile_one(Form::Block(form)), first, second, phi, skip })
     }
 
     /// y = x + G(x) on `d` features with `h` hidden ones, weights drawn by `init`, biases zero.

@@ -2,38 +2,23 @@
 
 use super::{GradMode, Layer};
 use crate::Activation;
-use crate::context::{Context, Workspace};
+use crate::context::Context;
 use crate::error::{Error, expect_len, expect_shape};
 use crate::gemm::buffers::Buffer;
 use crate::gemm::pack::{pack, unpack};
 use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panel_len, panels};
 use crate::layers::block::Skip;
 use crate::mat::{MatMut, MatRef};
-use crate::parts::{Form, block, linear};
+use crate::params::borrowed::{AffineGradMut, AffineRef};
+use crate::parts::compile_one;
 use crate::program::Program;
+use crate::program::form::{self, Form};
 use crate::run::borrowed::{Biases, Borrowed};
 use crate::run::record::record_len;
 use crate::run::source::{Layout, Slots};
+use crate::run::workspace::Workspace;
 use crate::run::{Network, Wanted, backward, forward};
 use std::sync::Arc;
-
-/// Weights and bias of an affine map, the caller's.
-#[derive(Debug, Clone, Copy)]
-pub struct AffineRef<'a> {
-    /// W, (outputs, inputs), any strides: a matrix (inputs, outputs) serves by [`MatRef::t`].
-    pub weights: MatRef<'a>,
-    /// b, one for each output.
-    pub bias: Option<&'a [f32]>,
-}
-
-/// Where the gradients of an affine map go: to the caller.
-#[derive(Debug, Default)]
-pub struct AffineGradMut<'a> {
-    /// ∂L/∂W, (outputs, inputs), any strides: a matrix (inputs, outputs) serves by [`MatMut::t`]. None: not wanted.
-    pub weights: Option<MatMut<'a>>,
-    /// ∂L/∂b, one for each output. None: not wanted.
-    pub bias: Option<&'a mut [f32]>,
-}
 
 /// A network as a function of its input *and its parameters*, for hosts that keep parameters themselves: the formula of a layer, without
 /// weights.
@@ -78,8 +63,8 @@ impl Functional {
     pub fn linear(inputs: usize, outputs: usize, phi: Activation, skip: Skip) -> Result<Self, Error> {
         Self::skips("weights", (inputs, outputs), skip)?;
         let skip = skip == Skip::Identity;
-        let form = Form::Linear(linear::Linear { inputs, outputs, phi, skip });
-        Ok(Self { program: Program::of(form) })
+        let form = Form::Linear(form::Linear { inputs, outputs, phi, skip });
+        Ok(Self { program: compile_one(form) })
     }
 
     /// y = phi(x W1ᵀ + b1) W2ᵀ + b2 (+ x).
@@ -89,8 +74,8 @@ impl Functional {
     pub fn block(inputs: usize, hidden: usize, outputs: usize, phi: Activation, skip: Skip) -> Result<Self, Error> {
         Self::skips("second weights", (inputs, outputs), skip)?;
         let skip = skip == Skip::Identity;
-        let form = Form::Block(block::Block { inputs, hidden, outputs, phi, skip });
-        Ok(Self { program: Program::of(form) })
+        let form = Form::Block(form::Block { inputs, hidden, outputs, phi, skip });
+        Ok(Self { program: compile_one(form) })
     }
 
     /// The formula of a layer or a whole network, without its weights.

@@ -3,14 +3,16 @@
 use super::init::Init;
 use super::{Compiled, Layer, Pass, check, network, record};
 use crate::Activation;
-use crate::context::{Context, Workspace};
+use crate::context::Context;
 use crate::error::{Error, expect_shape};
 use crate::mat::{MatMut, MatRef};
 use crate::params::name::{Part, Place};
 use crate::params::tensor::TensorMut;
-use crate::parts::{Form, linear};
+use crate::parts::compile_one;
 use crate::program::Program;
+use crate::program::form::{self, Form};
 use crate::run::forward;
+use crate::run::workspace::Workspace;
 use crate::weights::Affine;
 use std::sync::Arc;
 
@@ -31,8 +33,8 @@ impl Linear {
     }
 
     fn compile(affine: Affine, phi: Activation, skip: bool) -> Self {
-        let form = linear::Linear { inputs: affine.inputs(), outputs: affine.outputs(), phi, skip };
-        Self { program: Program::of(Form::Linear(form)), affine, phi, skip }
+        let form = form::Linear { inputs: affine.inputs(), outputs: affine.outputs(), phi, skip };
+        Self { program: compile_one(Form::Linear(form)), affine, phi, skip }
     }
 
     /// With weights drawn by `init` and a bias of zeros.

@@ -7,17 +7,19 @@ pub(crate) mod linear;
 pub(crate) mod sequence;
 pub(crate) mod stack;
 
-use crate::context::{Context, Workspace};
+use crate::context::Context;
 use crate::error::{Error, expect_len, expect_shape};
 use crate::gemm::factor::Factor;
 use crate::mat::{MatMut, MatRef};
 use crate::params::gradients::Gradients;
 use crate::params::name::Place;
+use crate::params::network::Parameters;
 use crate::params::tensor::{TensorMut, TensorRef};
 use crate::program::{Program, Side};
 use crate::run::explain::{Explanation, Purpose, explain};
 use crate::run::record::{Record, record_len};
 use crate::run::source::{Slots, Source};
+use crate::run::workspace::Workspace;
 use crate::run::{Network, Wanted, backward, forward};
 use crate::weights::Affine;
 use std::sync::Arc;
@@ -173,6 +175,30 @@ fn check<L: Layer>(layer: &L, x: MatRef<'_>, y: &MatMut<'_>) -> Result<(), Error
 #[allow(unreachable_pub, missing_docs, reason = "seals the public trait `Layer`: nameable by nobody outside")]
 pub trait Compiled: Sync {
     fn program(&self) -> &Arc<Program>;
+}
+
+impl<L: Layer> Parameters for L {
+    fn visit<'a>(&'a self, see: &mut dyn FnMut(TensorRef<'a>)) {
+        // By numbers, not by `parameters`: what chained iterators keep in memory takes longer than the rest of a visit.
+        for i in 0..self.affine_count() {
+            if let Some(map) = self.affine(i) {
+                map.tensors(self.affine_name(i)).for_each(&mut *see);
+            }
+        }
+    }
+    fn visit_mut<'a>(&'a mut self, see: &mut dyn FnMut(TensorMut<'a>)) {
+        self.parameters_mut().for_each(see);
+    }
+}
+
+impl Gradients {
+    /// Zero gradients for every parameter of `layer`.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] if a size overflows, [`Error::Memory`] if there is not so much memory.
+    pub fn new<L: Layer>(layer: &L) -> Result<Self, Error> {
+        Self::of(layer)
+    }
 }
 
 impl<L: Layer> Source for L {

@@ -8,6 +8,7 @@ use crate::error::{Error, expect_shape};
 use crate::gemm::buffers::room;
 use crate::params::name::Place;
 use crate::params::tensor::TensorMut;
+use crate::parts::compile;
 use crate::program::Program;
 use crate::weights::Affine;
 use std::sync::Arc;
@@ -112,7 +113,7 @@ impl Sequence {
             let count = with_layer!(node, layer => layer.affine_count());
             Some(std::mem::replace(at, *at + count))
         }));
-        let program = Program::compile(nodes.iter().flat_map(|node| {
+        let program = compile(nodes.iter().flat_map(|node| {
             let program = with_layer!(node, layer => layer.program());
             program.forms()
         }))?;

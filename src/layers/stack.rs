@@ -8,6 +8,7 @@ use crate::Activation;
 use crate::error::{Error, expect_shape};
 use crate::params::name::{Part, Place};
 use crate::params::tensor::TensorMut;
+use crate::parts::compile;
 use crate::program::Program;
 use crate::weights::Affine;
 use std::sync::Arc;
@@ -110,7 +111,7 @@ impl Stack {
         let first = input.iter().flat_map(|layer| layer.program().forms());
         let inner = blocks.iter().flat_map(|block| block.program().forms());
         let last = output.iter().flat_map(|layer| layer.program().forms());
-        let program = Program::compile(first.chain(inner).chain(last))?;
+        let program = compile(first.chain(inner).chain(last))?;
         Ok(Self { input, blocks, output, program })
     }
 

@@ -5,8 +5,7 @@ use super::network::Parameters;
 use super::table::{Row, Table};
 use super::tensor::{TensorMut, TensorRef};
 use crate::error::Error;
-use crate::gemm::panels::PanelMat;
-use crate::layers::Layer;
+use crate::gemm::panel_mat::PanelMat;
 use crate::mat::MatRef;
 
 /// The parameter gradients of a network: made once, written by every backward pass.
@@ -19,12 +18,9 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// Zero gradients for every parameter of `layer`.
-    ///
-    /// # Errors
-    /// [`Error::Overflow`] if a size overflows, [`Error::Memory`] if there is not so much memory.
-    pub fn new<L: Layer>(layer: &L) -> Result<Self, Error> {
-        let table = Table::new(layer, |spec| PanelMat::zeros(spec.rows, spec.cols).map(Some))?;
+    /// Zero gradients for every parameter of a network.
+    pub(crate) fn of(net: &dyn Parameters) -> Result<Self, Error> {
+        let table = Table::new(net, |spec| PanelMat::zeros(spec.rows, spec.cols).map(Some))?;
         let place = |i: usize| table.rows().get(i).map(|row| row.spec.name.place);
         let starts = (0..=table.rows().len()).filter(|&i| i == 0 || place(i) != place(i - 1));
         let affine_starts = starts.collect();

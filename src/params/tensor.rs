@@ -1,7 +1,7 @@
 //! Tensors in panels, with their names and shapes.
 
 use super::name::{Place, Role, TensorName};
-use super::summary::Sums;
+use super::sums::Sums;
 use crate::error::{Error, expect_shape};
 use crate::gemm::pack::{pack, unpack};
 use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panels};

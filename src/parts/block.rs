@@ -4,18 +4,8 @@ use super::linear::linear;
 use super::spec::{Real, input_gradient, times_derivative, weight_gradient};
 use crate::Activation;
 use crate::gemm::epilogue::Post;
+use crate::program::form::Block;
 use crate::program::{Builder, GemmStep, Posts, Side, Step, Val};
-
-/// y = phi(x W1ᵀ + b1) W2ᵀ + b2 (+ x).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Block {
-    pub(crate) inputs: usize,
-    pub(crate) hidden: usize,
-    pub(crate) outputs: usize,
-    pub(crate) phi: Activation,
-    /// Whether the input is added.
-    pub(crate) skip: bool,
-}
 
 impl Block {
     pub(super) fn formula(self) -> String {

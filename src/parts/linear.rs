@@ -2,17 +2,8 @@
 
 use super::spec::{Real, input_gradient, times_derivative, weight_gradient};
 use crate::Activation;
+use crate::program::form::Linear;
 use crate::program::{Builder, GemmStep, Port, Posts, Side, Step, Val};
-
-/// y = phi(x Wᵀ + b) (+ x).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Linear {
-    pub(crate) inputs: usize,
-    pub(crate) outputs: usize,
-    pub(crate) phi: Activation,
-    /// Whether the input is added.
-    pub(crate) skip: bool,
-}
 
 impl Linear {
     pub(super) fn formula(self) -> String {

@@ -1,29 +1,42 @@
-//! Parts: the forms of layers and blocks. One file each: the steps forward, the adjoint, and the specification beside them.
+//! Parts: how the forms of layers and blocks are computed. One file each: the steps forward, the adjoint, and the specification beside
+//! them.
 //!
-//! A new form is a file here and a row of [`Form`]. It emits steps from `crate::program`; kernels, executor, threads and memory are not
-//! its business.
+//! A new form is a row of `crate::program::form::Form` and a file here. It emits steps from `crate::program`; kernels, executor, threads and
+//! memory are not its business.
 
 pub(crate) mod block;
 pub(crate) mod linear;
 pub(crate) mod spec;
 
-use crate::program::{Builder, Val};
+use crate::error::Error;
+use crate::program::form::Form;
+use crate::program::{Builder, Port, Program, Val};
+use std::sync::Arc;
 
-/// A part of a network before it is compiled: its formula and its sizes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Form {
-    Linear(linear::Linear),
-    Block(block::Block),
+/// The program of some forms, each of which takes what the one before puts out.
+///
+/// # Errors
+/// [`Error::Memory`]. (A part's own lists, of some hundred bytes, are as any small allocation.)
+pub(crate) fn compile(forms: impl Iterator<Item = Form> + Clone) -> Result<Arc<Program>, Error> {
+    Ok(Arc::new(build(Builder::new(forms.clone().count())?, forms)))
+}
+
+/// The program of one form.
+pub(crate) fn compile_one(form: Form) -> Arc<Program> {
+    Arc::new(build(Builder::default(), [form].into_iter()))
+}
+
+fn build(mut builder: Builder, forms: impl Iterator<Item = Form>) -> Program {
+    let mut y = None;
+    for form in forms {
+        builder.begin(form);
+        let x = y.unwrap_or_else(|| builder.load(Port::X, form.inputs()));
+        y = Some(form.emit(&mut builder, x));
+    }
+    builder.finish(y)
 }
 
 impl Form {
-    pub(crate) fn inputs(&self) -> usize {
-        match self {
-            Form::Linear(form) => form.inputs,
-            Form::Block(form) => form.inputs,
-        }
-    }
-
     /// The formula, with its sizes.
     pub(crate) fn formula(&self) -> String {
         match self {
@@ -33,7 +46,7 @@ impl Form {
     }
 
     /// Emits the steps from `x` to the output, and leaves the adjoint.
-    pub(crate) fn emit(self, b: &mut Builder, x: Val) -> Val {
+    fn emit(self, b: &mut Builder, x: Val) -> Val {
         match self {
             Form::Linear(form) => form.emit(b, x),
             Form::Block(form) => form.emit(b, x),

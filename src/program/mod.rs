@@ -16,6 +16,7 @@
 //! Parts are compiled by `crate::parts`: each emits its forward steps and hands over its adjoint, which is emitted once all parts
 //! are there, from the last down. A value of the way forward that some adjoint reads is kept: nobody lists what goes on record.
 
+pub(crate) mod form;
 pub(crate) mod lower;
 pub(crate) mod memory;
 
@@ -24,9 +25,8 @@ use crate::error::Error;
 use crate::gemm::buffers::room;
 use crate::gemm::epilogue::Post;
 use crate::gemm::panels::{PANEL, panels};
-use crate::parts::Form;
+use form::Form;
 use std::fmt;
-use std::sync::Arc;
 
 /// A value of a program: a matrix with a row for each row of the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,19 +253,6 @@ pub(crate) fn wide(cols: usize) -> usize {
 }
 
 impl Program {
-    /// The program of some forms, each of which takes what the one before puts out.
-    ///
-    /// # Errors
-    /// [`Error::Memory`]. (A part's own lists, of some hundred bytes, are as any small allocation.)
-    pub(crate) fn compile(forms: impl Iterator<Item = Form> + Clone) -> Result<Arc<Self>, Error> {
-        Ok(Arc::new(Builder::new(forms.clone().count())?.build(forms)))
-    }
-
-    /// The program of one form.
-    pub(crate) fn of(form: Form) -> Arc<Self> {
-        Arc::new(Builder::default().build([form].into_iter()))
-    }
-
     /// The forms that it was compiled from.
     pub(crate) fn forms(&self) -> impl Iterator<Item = Form> + Clone {
         self.parts.iter().map(|part| part.form)
@@ -339,7 +326,8 @@ const VALUES_OF_A_PART: usize = 8;
 const AFFINES_OF_A_PART: usize = 2;
 
 impl Builder {
-    fn new(parts: usize) -> Result<Self, Error> {
+    /// With room for so many parts.
+    pub(crate) fn new(parts: usize) -> Result<Self, Error> {
         let mut builder = Self::default();
         room(&mut builder.parts, parts)?;
         room(&mut builder.adjoints, parts)?;
@@ -348,17 +336,8 @@ impl Builder {
         Ok(builder)
     }
 
-    fn build(mut self, forms: impl Iterator<Item = Form>) -> Program {
-        let mut y = None;
-        for form in forms {
-            self.begin(form);
-            let x = y.unwrap_or_else(|| self.load(Port::X, form.inputs()));
-            y = Some(form.emit(&mut self, x));
-        }
-        self.finish(y)
-    }
-
-    fn begin(&mut self, form: Form) {
+    /// Begins the next part.
+    pub(crate) fn begin(&mut self, form: Form) {
         self.part = self.parts.len();
         let (forward, backward, grads) = (Vec::new(), Vec::new(), Vec::new());
         self.parts.push(Part { form, forward, backward, grads, work: 0, width: form.inputs() });
@@ -414,7 +393,8 @@ impl Builder {
         self.adjoints.push(Box::new(adjoint));
     }
 
-    fn finish(mut self, y: Option<Val>) -> Program {
+    /// Emits the adjoints, and makes the program whose output is `y`.
+    pub(crate) fn finish(mut self, y: Option<Val>) -> Program {
         let y = y.unwrap_or(Val(0));
         let forward_values = self.values.len();
         self.backward = true;

@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::gemm::buffers::Buffer;
 use crate::gemm::factor::Factor;
 use crate::gemm::panels::{PANEL, panels};
-use crate::layers::functional::AffineRef;
+use crate::params::borrowed::AffineRef;
 use crate::program::{Program, Side, wide};
 
 /// The biases of a network, each padded to whole panels. Memory that grows to the largest network it has seen.

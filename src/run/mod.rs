@@ -23,8 +23,9 @@ pub(crate) mod plan;
 pub(crate) mod record;
 mod rows;
 pub(crate) mod source;
+pub(crate) mod workspace;
 
-use crate::context::{Context, Scratch, Workspace, grow_scratch};
+use crate::context::Context;
 use crate::error::Error;
 use crate::gemm::driver::for_each;
 use crate::gemm::macro_kernel::PACK;
@@ -37,6 +38,7 @@ use rows::Job;
 use source::{Slots, Source};
 use std::slice;
 use std::sync::Arc;
+use workspace::{Scratch, Workspace, grow_scratch};
 
 /// A network as a call sees it: what it computes, and where its weights are.
 #[derive(Clone, Copy)]

@@ -2,8 +2,9 @@
 
 use super::blocks::{Dest, Given, Record, RowBlock};
 use super::source::Source;
+use super::workspace::Scratch;
 use crate::Activation;
-use crate::context::{Context, Scratch};
+use crate::context::Context;
 use crate::gemm::cells::{In, Out};
 use crate::gemm::driver::for_each;
 use crate::gemm::epilogue::{Epilogue, Post, times};

@@ -3,8 +3,8 @@
 use crate::gemm::buffers::Buffer;
 use crate::gemm::factor::Factor;
 use crate::gemm::panels::{PANEL, panels};
-use crate::layers::functional::AffineGradMut;
 use crate::mat::MatMut;
+use crate::params::borrowed::AffineGradMut;
 use crate::params::gradients::Gradients;
 use crate::program::Side;
 use std::ops::Range;

@@ -117,7 +117,8 @@ impl FromStr for Isa {
     /// Parses a name as in [`Isa::name`], in letters of either case, with or without blanks around it; a set that this CPU lacks is
     /// an error, as an unknown one is.
     fn from_str(name: &str) -> Result<Self, Error> {
-        let unknown = || Error::Isa { source_name: "RESBLOCK_ISA", requested: name.into(), available: IsaList };
+        let unknown =
+            || Error::Isa { source_name: "RESBLOCK_ISA", requested: name.into(), available: IsaList.to_string() };
         IsaList.into_iter().find(|isa| isa.name().eq_ignore_ascii_case(name.trim())).ok_or_else(unknown)
     }
 }

@@ -121,12 +121,12 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
-    pub(super) fn file(path: &Path, error: &io::Error) -> Self {
+    pub(crate) fn file(path: &Path, error: &io::Error) -> Self {
         Self::File { path: path.into(), kind: error.kind(), reason: error.to_string() }
     }
 
     #[cfg(any(unix, windows))]
-    pub(super) fn unsynced(path: &Path, error: &io::Error) -> Self {
+    pub(crate) fn unsynced(path: &Path, error: &io::Error) -> Self {
         Self::Unsynced { path: path.into(), kind: error.kind(), reason: error.to_string() }
     }
 }

@@ -1,6 +1,7 @@
 //! The one error type: every rejected call names the operand, what was expected and what was found.
 
-use crate::simd::IsaList;
+#[cfg(feature = "safetensors")]
+pub(crate) mod checkpoint;
 
 /// Why a call was refused. It is returned before any output is written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -133,7 +134,7 @@ pub enum Error {
         /// What was asked for.
         requested: String,
         /// What there is.
-        available: IsaList,
+        available: String,
     },
     /// Gradients or optimiser state made for another network.
     #[error("{operand}: made for a network with other tensors; {tensor} differs")]
@@ -162,7 +163,7 @@ pub enum Error {
     /// A saved network that cannot be written, read, or put into this one.
     #[cfg(feature = "safetensors")]
     #[error(transparent)]
-    Checkpoint(#[from] crate::checkpoint::CheckpointError),
+    Checkpoint(#[from] checkpoint::CheckpointError),
 }
 
 impl Error {
