@@ -15,6 +15,9 @@ mod gemm;
 mod layers;
 mod loss;
 mod mat;
+mod matrix;
+#[cfg(feature = "ndarray")]
+mod ndarray;
 mod optim;
 mod params;
 mod parts;
@@ -46,7 +49,8 @@ pub use layers::{GradMode, GradientFlow, Layer, Pass};
 pub use loss::{
     BinaryCrossEntropy, CrossEntropy, Divisor, Huber, SquaredError, mean_squared_error, softmax_cross_entropy,
 };
-pub use mat::{MatMut, MatRef};
+pub use mat::{MatMut, MatRef, rows_of, rows_of_mut};
+pub use matrix::Matrix;
 pub use optim::{AdamW, Group, Optimizer, RateDecay, Schedule, Select, Sgd};
 pub use params::borrowed::{AffineGradMut, AffineRef};
 pub use params::gradients::Gradients;

@@ -24,6 +24,36 @@ fn span(
     last.ok_or(Error::Overflow { operand, rows, cols, strides })
 }
 
+/// Which way an axis of a matrix is read: from its first line in memory, or from its last.
+///
+/// Strides stay without a sign, so that all checks of sizes are those of sizes. What is reversed is no fast case of any kernel: it is
+/// neither row-major nor rows, and goes element by element.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Reversed {
+    rows: bool,
+    cols: bool,
+}
+
+impl Reversed {
+    const NONE: Self = Self { rows: false, cols: false };
+
+    fn t(self) -> Self {
+        Self { rows: self.cols, cols: self.rows }
+    }
+
+    /// Where element (i, j) lies, which is inside.
+    fn at(
+        self,
+        (i, j): (usize, usize),
+        (rows, cols): (usize, usize),
+        (row_stride, col_stride): (usize, usize),
+    ) -> usize {
+        let i = if self.rows { rows - 1 - i } else { i };
+        let j = if self.cols { cols - 1 - j } else { j };
+        i * row_stride + j * col_stride
+    }
+}
+
 /// A read-only `rows x cols` matrix of f32: element (i, j) is `data[i * row_stride + j * col_stride]`.
 #[derive(Debug, Clone, Copy)]
 pub struct MatRef<'a> {
@@ -32,6 +62,7 @@ pub struct MatRef<'a> {
     cols: usize,
     row_stride: usize,
     col_stride: usize,
+    reversed: Reversed,
 }
 
 impl<'a> MatRef<'a> {
@@ -43,6 +74,12 @@ impl<'a> MatRef<'a> {
         let len = rows.checked_mul(cols).ok_or(Error::Overflow { operand: "data", rows, cols, strides: (cols, 1) })?;
         crate::error::expect_len("data", len, data.len())?;
         Self::with_strides(data, rows, cols, cols, 1)
+    }
+
+    /// A row-major matrix of a slice that has been seen to hold it.
+    pub(crate) fn dense(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        debug_assert_eq!(data.len(), rows * cols);
+        Self { data, rows, cols, row_stride: cols, col_stride: 1, reversed: Reversed::NONE }
     }
 
     /// A strided matrix. Strides are in elements; any are allowed, 0 (a repeated row or column) too.
@@ -61,7 +98,7 @@ impl<'a> MatRef<'a> {
         if needed > data.len() {
             return Err(Error::TooShort { operand: "data", rows, cols, strides, needed, found: data.len() });
         }
-        Ok(Self { data, rows, cols, row_stride, col_stride })
+        Ok(Self { data, rows, cols, row_stride, col_stride, reversed: Reversed::NONE })
     }
 
     /// Number of rows.
@@ -81,41 +118,85 @@ impl<'a> MatRef<'a> {
 
     /// The transposed view: no data moves.
     pub fn t(self) -> Self {
-        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+        let (row_stride, col_stride) = (self.col_stride, self.row_stride);
+        Self { rows: self.cols, cols: self.rows, row_stride, col_stride, reversed: self.reversed.t(), ..self }
     }
 
     /// Element (i, j), or `None` outside the matrix.
     pub fn get(&self, i: usize, j: usize) -> Option<f32> {
-        (i < self.rows && j < self.cols).then(|| self.data[i * self.row_stride + j * self.col_stride])
+        let at = || self.reversed.at((i, j), self.shape(), (self.row_stride, self.col_stride));
+        (i < self.rows && j < self.cols).then(|| self.data[at()])
     }
 
     /// Rows `start..start + count` (both clamped to the matrix).
     pub(crate) fn row_range(self, start: usize, count: usize) -> Self {
         let start = start.min(self.rows);
         let rows = count.min(self.rows - start);
-        let data = if rows == 0 || self.cols == 0 { &[] } else { &self.data[start * self.row_stride..] };
+        let first = if self.reversed.rows { self.rows - start - rows } else { start };
+        let data = if rows == 0 || self.cols == 0 { &[] } else { &self.data[first * self.row_stride..] };
         Self { data, rows, ..self }
     }
 
-    /// What it lies in, from its first element on.
-    pub(crate) fn data(&self) -> &'a [f32] {
-        self.data
+    /// What it lies in and (row stride, column stride): element (i, j) is `data[i * row_stride + j * col_stride]`. None if an axis is
+    /// reversed.
+    pub(crate) fn strided(&self) -> Option<(&'a [f32], (usize, usize))> {
+        (self.reversed == Reversed::NONE).then_some((self.data, (self.row_stride, self.col_stride)))
     }
 
-    /// (row stride, column stride).
-    pub(crate) fn strides(&self) -> (usize, usize) {
-        (self.row_stride, self.col_stride)
+    /// The same rows from the last to the first: no data moves.
+    pub fn reversed_rows(self) -> Self {
+        Self { reversed: Reversed { rows: !self.reversed.rows, ..self.reversed }, ..self }
+    }
+
+    /// The same columns from the last to the first: no data moves.
+    pub fn reversed_cols(self) -> Self {
+        self.t().reversed_rows().t()
     }
 
     /// True where whole rows lie one after the other, each with its columns side by side.
     pub(crate) fn is_row_major(&self) -> bool {
-        (self.col_stride == 1 || self.cols <= 1) && (self.rows <= 1 || self.row_stride >= self.cols)
+        let dense = (self.col_stride == 1 || self.cols <= 1) && (self.rows <= 1 || self.row_stride >= self.cols);
+        dense && self.reversed == Reversed::NONE
     }
 
     /// The rows, where the columns lie side by side.
     pub(crate) fn as_rows(&self) -> Option<Rows<'a>> {
-        (self.col_stride == 1).then_some(Rows { data: self.data, cols: self.cols, row_stride: self.row_stride })
+        (self.col_stride == 1 && self.reversed == Reversed::NONE).then_some(Rows {
+            data: self.data,
+            cols: self.cols,
+            row_stride: self.row_stride,
+        })
     }
+}
+
+/// The rows of a dense row-major slice: as many as it has, of `width` elements each.
+///
+/// ```
+/// let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+/// assert_eq!(resblock::rows_of(&x, 3)?.shape(), (2, 3));
+/// # Ok::<(), resblock::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Length`] if the slice does not end with a row; only an empty slice has rows without width, none of them.
+pub fn rows_of(data: &[f32], width: usize) -> Result<MatRef<'_>, Error> {
+    MatRef::new(data, whole_rows(data.len(), width)?, width)
+}
+
+/// As [`rows_of`], to be written.
+///
+/// # Errors
+/// As [`rows_of`].
+pub fn rows_of_mut(data: &mut [f32], width: usize) -> Result<MatMut<'_>, Error> {
+    let rows = whole_rows(data.len(), width)?;
+    MatMut::new(data, rows, width)
+}
+
+/// How many rows of `width` elements `len` elements are.
+fn whole_rows(len: usize, width: usize) -> Result<usize, Error> {
+    let rows = len.checked_div(width).unwrap_or(0);
+    crate::error::expect_len("data", rows * width, len)?;
+    Ok(rows)
 }
 
 /// Rows of an input whose columns lie side by side: element (i, j) is `data[i * row_stride + j]`.
@@ -135,6 +216,7 @@ pub struct MatMut<'a> {
     cols: usize,
     row_stride: usize,
     col_stride: usize,
+    reversed: Reversed,
 }
 
 impl RowsMut<'_> {
@@ -151,6 +233,12 @@ impl<'a> MatMut<'a> {
     pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Result<Self, Error> {
         MatRef::new(data, rows, cols)?;
         Self::with_strides(data, rows, cols, cols, 1)
+    }
+
+    /// A row-major matrix of a slice that has been seen to hold it.
+    pub(crate) fn dense(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        debug_assert_eq!(data.len(), rows * cols);
+        Self { data, rows, cols, row_stride: cols, col_stride: 1, reversed: Reversed::NONE }
     }
 
     /// A strided matrix: rows whole and apart (`col_stride * (cols - 1) < row_stride`), or columns so.
@@ -174,7 +262,7 @@ impl<'a> MatMut<'a> {
         if !empty && !apart(rows, row_stride, cols, col_stride) && !apart(cols, col_stride, rows, row_stride) {
             return Err(Error::Overlap { operand: "data", rows, cols, strides: (row_stride, col_stride) });
         }
-        Ok(Self { data, rows, cols, row_stride, col_stride })
+        Ok(Self { data, rows, cols, row_stride, col_stride, reversed: Reversed::NONE })
     }
 
     /// Number of rows.
@@ -194,7 +282,8 @@ impl<'a> MatMut<'a> {
 
     /// The transposed view: no data moves.
     pub fn t(self) -> Self {
-        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+        let (row_stride, col_stride) = (self.col_stride, self.row_stride);
+        Self { rows: self.cols, cols: self.rows, row_stride, col_stride, reversed: self.reversed.t(), ..self }
     }
 
     /// The same matrix, read-only.
@@ -205,7 +294,18 @@ impl<'a> MatMut<'a> {
             cols: self.cols,
             row_stride: self.row_stride,
             col_stride: self.col_stride,
+            reversed: self.reversed,
         }
+    }
+
+    /// The same rows from the last to the first: no data moves.
+    pub fn reversed_rows(self) -> Self {
+        Self { reversed: Reversed { rows: !self.reversed.rows, ..self.reversed }, ..self }
+    }
+
+    /// The same columns from the last to the first: no data moves.
+    pub fn reversed_cols(self) -> Self {
+        self.t().reversed_rows().t()
     }
 
     /// The same matrix for a shorter time.
@@ -217,7 +317,8 @@ impl<'a> MatMut<'a> {
     pub fn set(&mut self, i: usize, j: usize, value: f32) -> bool {
         let inside = i < self.rows && j < self.cols;
         if inside {
-            self.data[i * self.row_stride + j * self.col_stride] = value;
+            let at = self.reversed.at((i, j), self.shape(), (self.row_stride, self.col_stride));
+            self.data[at] = value;
         }
         inside
     }

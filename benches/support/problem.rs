@@ -70,7 +70,7 @@ impl Problem {
             |len: usize, bound: f32| (0..len).map(|_| rng.random_range(-1.0..1.0f32) * bound).collect::<Vec<f32>>();
         let (gain1, gain2) = match skip {
             Skip::Identity => (1.0, 0.5),
-            Skip::None => (6f32.sqrt(), 3f32.sqrt()),
+            _ => (6f32.sqrt(), 3f32.sqrt()),
         };
         Self {
             shape,

@@ -112,7 +112,7 @@ fn block_forward(p: &Problem, index: usize, x: &[f32], z: Option<&mut [f32]>, h:
     }
     match p.skip {
         Skip::Identity => y.copy_from_slice(x),
-        Skip::None => y.fill(0.0),
+        _ => y.fill(0.0),
     }
     add_bias(y, b2);
     gemm(Mat::new(h, n, hidden), Mat::new(w2, hidden, d), 1.0, y);
@@ -144,7 +144,7 @@ fn block_backward(p: &Problem, index: usize, x: &[f32], saved: &Saved, dy: &[f32
             to.dx.copy_from_slice(dy);
             1.0
         }
-        Skip::None => 0.0,
+        _ => 0.0,
     };
     gemm(dz, Mat::new(w1, d, hidden).t(), beta, to.dx);
 }

@@ -38,8 +38,10 @@ enum Stored<'a> {
     Panels(PanelRef<'a>),
     /// Its transpose is in panels.
     Transposed(PanelRef<'a>),
-    /// Element (k, j) at `data[k * k_stride + j * j_stride]`, all of them inside.
+    /// Element (k, j) at `data[k * k_stride + j * j_stride]`, all of them inside; one of the strides is 1.
     Strided { data: &'a [f32], k_stride: usize, j_stride: usize },
+    /// In any other way.
+    Other(MatRef<'a>),
 }
 
 /// Where a tile reads its panels.
@@ -65,8 +67,13 @@ impl<'a> Factor<'a> {
 
     /// A caller's matrix.
     pub(crate) fn strided(matrix: MatRef<'a>) -> Self {
-        let (data, (k_stride, j_stride)) = (matrix.data(), matrix.strides());
-        Self::new(Stored::Strided { data, k_stride, j_stride }, matrix.rows(), matrix.cols())
+        let stored = match matrix.strided() {
+            Some((data, (k_stride, j_stride))) if k_stride == 1 || j_stride == 1 => {
+                Stored::Strided { data, k_stride, j_stride }
+            }
+            _ => Stored::Other(matrix),
+        };
+        Self::new(stored, matrix.rows(), matrix.cols())
     }
 
     fn new(stored: Stored<'a>, rows: usize, cols: usize) -> Self {
@@ -82,7 +89,7 @@ impl<'a> Factor<'a> {
     pub(super) fn stays(&self, tiles: usize) -> bool {
         match self.stored {
             Stored::Panels(_) => true,
-            Stored::Transposed(_) => false,
+            Stored::Transposed(_) | Stored::Other(_) => false,
             Stored::Strided { data, j_stride, .. } => {
                 j_stride == 1 && (tiles == 1 || size_of_val(data) <= caches().l2 / 2)
             }
@@ -149,6 +156,7 @@ impl Factor<'_> {
     pub(super) fn ahead(&self, (k0, kc): (usize, usize), (p, np): (usize, usize), tiles: usize) -> Ahead {
         let (row, panel) = (self.first_row + k0, self.first_panel + p);
         let (data, first, piece, stride) = match self.stored {
+            Stored::Other(_) => return Ahead::new(std::ptr::null(), 1, 0, 0),
             Stored::Transposed(m) => {
                 (m.data(), row / PANEL * m.stride() + panel * PANEL * PANEL, np * PANEL, m.stride())
             }
@@ -217,6 +225,13 @@ impl Kernel for Straighten<'_> {
                         for k_in in 0..height {
                             for j_in in 0..width {
                                 to[k_in * PANEL + j_in] = data[(k + k_in) * k_stride + (j + j_in) * j_stride];
+                            }
+                        }
+                    }
+                    Stored::Other(m) => {
+                        for k_in in 0..height {
+                            for j_in in 0..width {
+                                to[k_in * PANEL + j_in] = m.get(k + k_in, j + j_in).unwrap_or(0.0);
                             }
                         }
                     }

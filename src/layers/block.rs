@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 /// Whether a block adds its input to its output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Skip {
     /// y = x + G(x): a residual block.
     Identity,

@@ -1,5 +1,6 @@
 //! y = phi(x Wᵀ + b) + skip.
 
+use super::block::Skip;
 use super::init::Init;
 use super::{Compiled, Layer, Pass, check, network, record};
 use crate::Activation;
@@ -43,6 +44,16 @@ impl Linear {
     /// [`Error::Overflow`] if the size overflows, [`Error::Memory`] if there is not so much memory.
     pub fn with_init(inputs: usize, outputs: usize, phi: Activation, init: &mut Init) -> Result<Self, Error> {
         Ok(Self::new(init.affine(inputs, outputs, 1.0)?, phi))
+    }
+
+    /// The activation.
+    pub fn activation(&self) -> Activation {
+        self.phi
+    }
+
+    /// Whether the input is added.
+    pub fn skip(&self) -> Skip {
+        if self.skip { Skip::Identity } else { Skip::None }
     }
 
     /// The same layer with its input added to its output: y = x + phi(x Wᵀ + b).

@@ -115,6 +115,16 @@ impl Stack {
         Ok(Self { input, blocks, output, program })
     }
 
+    /// The input projection, if there is one.
+    pub fn input(&self) -> Option<&Linear> {
+        self.input.as_ref()
+    }
+
+    /// The output projection, if there is one.
+    pub fn output(&self) -> Option<&Linear> {
+        self.output.as_ref()
+    }
+
     /// The blocks.
     pub fn blocks(&self) -> &[Block] {
         &self.blocks

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 /// What a call is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Purpose {
     /// A forward pass that keeps nothing.
     Inference,
