@@ -142,6 +142,7 @@ fn expected(par: Par, threads: usize) -> usize {
         Par::Seq => 1,
         Par::Rayon(0) => threads,
         Par::Rayon(n) => n.min(threads),
+        other => panic!("{other:?}: unknown to this test"),
     }
 }
 

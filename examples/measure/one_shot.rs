@@ -57,7 +57,7 @@ pub(crate) fn one_shot(args: &Args) -> Result<(), Box<dyn Error>> {
     let block = match (args.unfused, args.block) {
         (true, _) => "unfused",
         (false, Skip::Identity) => "residual",
-        (false, Skip::None) => "plain",
+        (false, _) => "plain",
     };
     let mut csv = csv::Writer::from_writer(Vec::new());
     if !args.no_header {

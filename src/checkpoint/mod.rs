@@ -116,7 +116,7 @@ impl<'a> Snapshot<'a> {
     /// The file's bytes.
     ///
     /// # Errors
-    /// [`CheckpointError::Header`] if the names, the shapes and the strings take more than the 100 MB that the format allows;
+    /// [`crate::CheckpointError::Header`] if the names, the shapes and the strings take more than the 100 MB that the format allows;
     /// [`Error::Memory`] if there is no memory for the values.
     pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
         let mut tensors: Vec<_> = self.tensors.iter().collect();
@@ -138,9 +138,9 @@ impl<'a> Snapshot<'a> {
     /// leads to is replaced. Folders, fifos, sockets and devices are not.
     ///
     /// # Errors
-    /// [`CheckpointError::File`], and nothing has changed; [`CheckpointError::Unsynced`] if the file was replaced, but the disk failed when
+    /// [`crate::CheckpointError::File`], and nothing has changed; [`crate::CheckpointError::Unsynced`] if the file was replaced, but the disk failed when
     /// the folder was to be synced; as [`Snapshot::to_bytes`]. On targets that are neither Unix nor Windows, always
-    /// [`CheckpointError::File`], of kind `Unsupported`.
+    /// [`crate::CheckpointError::File`], of kind `Unsupported`.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         Ok(file::replace(path.as_ref(), &self.to_bytes()?)?)
     }
