@@ -137,13 +137,19 @@ impl<'a> Factor<'a> {
                 let b = data.as_ptr().wrapping_add(row * k_stride + panel * PANEL);
                 Window { b, panel: PANEL, row: k_stride }
             }
-            stored => {
+            Stored::Transposed(from) => {
                 assert!(row.is_multiple_of(PANEL), "blocks of 16 x 16 start at panels");
+                let stride = panels(kc) * PANEL * PANEL;
+                let to = &mut pack[..np * stride];
+                s.call(Straighten { from, source_panel: row / PANEL, source_row: panel * PANEL, to, np });
+                Window { b: to.as_ptr(), panel: stride, row: PANEL }
+            }
+            Stored::Strided { .. } | Stored::Other(_) => {
                 let stride = panels(kc) * PANEL * PANEL;
                 let to = &mut pack[..np * stride];
                 // The columns there are: those of the factor end where its last panel is cut.
                 let cols = (self.cols - p * PANEL).min(np * PANEL);
-                s.call(Straighten { stored, row, kc, column: panel * PANEL, cols, to: &mut *to, np });
+                s.call(Gather { stored: &self.stored, row, kc, column: panel * PANEL, cols, to: &mut *to, np });
                 Window { b: to.as_ptr(), panel: stride, row: PANEL }
             }
         }
@@ -171,10 +177,47 @@ impl Factor<'_> {
     }
 }
 
-/// Brings rows `row .. row + kc` of the columns from `column` on, `cols` of them, into `np` panels one after the other in `to`, by
-/// blocks of 16 x 16. What has no source is padding, which is read and not kept.
+const BLOCK: usize = PANEL * PANEL;
+
+/// Transposes 16 x 16 blocks: those of rows `source_row ..`, `np` of them, in the panels from `source_panel` on, become `np`
+/// panels one after the other in `to`.
 struct Straighten<'a> {
-    stored: Stored<'a>,
+    from: PanelRef<'a>,
+    source_panel: usize,
+    source_row: usize,
+    to: &'a mut [f32],
+    np: usize,
+}
+
+impl Kernel for Straighten<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { from, source_panel, source_row, to, np } = self;
+        let stride = to.len() / np;
+        let height = (np * PANEL).min(from.rows() - source_row);
+        for (q, at) in (0..stride).step_by(BLOCK).enumerate() {
+            let first = (source_panel + q) * from.stride() + source_row * PANEL;
+            let source = &from.data()[first..][..height * PANEL];
+            for (p, block) in source.chunks(BLOCK).enumerate() {
+                let Some(to) = to[p * stride + at..].first_chunk_mut() else { return };
+                if block.len() == BLOCK {
+                    s.transpose(block, PANEL, to);
+                } else {
+                    // The last rows of the matrix: what has no source is padding, which is read and not kept.
+                    let mut whole = [0.0; BLOCK];
+                    whole[..block.len()].copy_from_slice(block);
+                    s.transpose(&whole, PANEL, to);
+                }
+            }
+        }
+    }
+}
+
+/// Brings rows `row .. row + kc` of a caller's matrix, in the columns from `column` on, `cols` of them, into `np` panels one after the other
+/// in `to`, by blocks of 16 x 16. What has no source is padding, which is read and not kept.
+struct Gather<'a> {
+    stored: &'a Stored<'a>,
     row: usize,
     kc: usize,
     column: usize,
@@ -183,9 +226,7 @@ struct Straighten<'a> {
     np: usize,
 }
 
-const BLOCK: usize = PANEL * PANEL;
-
-impl Kernel for Straighten<'_> {
+impl Kernel for Gather<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -196,18 +237,8 @@ impl Kernel for Straighten<'_> {
                 let Some(to) = to[p * stride + at..].first_chunk_mut::<BLOCK>() else { return };
                 let (k, j) = (row + q * PANEL, column + p * PANEL);
                 let (height, width) = (PANEL.min(kc - q * PANEL), PANEL.min(cols - p * PANEL));
-                match stored {
-                    Stored::Panels(_) => return,
-                    Stored::Transposed(m) => {
-                        let source = &m.data()[k / PANEL * m.stride() + j * PANEL..][..width * PANEL];
-                        if width == PANEL {
-                            s.transpose(source, PANEL, to);
-                        } else {
-                            let mut whole = [0.0; BLOCK];
-                            whole[..source.len()].copy_from_slice(source);
-                            s.transpose(&whole, PANEL, to);
-                        }
-                    }
+                match *stored {
+                    Stored::Panels(_) | Stored::Transposed(_) => return,
                     Stored::Strided { data, k_stride, j_stride: 1 } => {
                         for (i, to) in to.chunks_exact_mut(PANEL).enumerate().take(height) {
                             let from = &data[(k + i) * k_stride + j..];
@@ -222,21 +253,21 @@ impl Kernel for Straighten<'_> {
                         s.transpose(&data[k + j * j_stride..], j_stride, to);
                     }
                     Stored::Strided { data, k_stride, j_stride } => {
-                        for k_in in 0..height {
-                            for j_in in 0..width {
-                                to[k_in * PANEL + j_in] = data[(k + k_in) * k_stride + (j + j_in) * j_stride];
-                            }
-                        }
+                        element_by_element(to, (height, width), |i, l| data[(k + i) * k_stride + (j + l) * j_stride]);
                     }
                     Stored::Other(m) => {
-                        for k_in in 0..height {
-                            for j_in in 0..width {
-                                to[k_in * PANEL + j_in] = m.get(k + k_in, j + j_in).unwrap_or(0.0);
-                            }
-                        }
+                        element_by_element(to, (height, width), |i, l| m.get(k + i, j + l).unwrap_or(0.0));
                     }
                 }
             }
+        }
+    }
+}
+
+fn element_by_element(to: &mut [f32; BLOCK], (height, width): (usize, usize), from: impl Fn(usize, usize) -> f32) {
+    for i in 0..height {
+        for l in 0..width {
+            to[i * PANEL + l] = from(i, l);
         }
     }
 }

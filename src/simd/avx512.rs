@@ -194,7 +194,11 @@ impl Simd for Avx512 {
         // SAFETY: 16 floats from i * stride on, i < 16, are inside `from`, as just asserted, and those from i * 16 on inside `to`; the
         // rest is register-only, see above.
         unsafe {
-            let r: [__m512; 16] = std::array::from_fn(|i| _mm512_loadu_ps(from.as_ptr().add(i * stride)));
+            // Not `array::from_fn`, whose closure would be a call outside of the instruction set.
+            let mut r = [_mm512_setzero_ps(); 16];
+            for i in 0..16 {
+                r[i] = _mm512_loadu_ps(from.as_ptr().add(i * stride));
+            }
             // In each 128-bit lane, 4 x 4 blocks: u[4 i + c] holds column 4 l + c of rows 4 i .. 4 i + 4 in lane l.
             let mut u = [_mm512_setzero_ps(); 16];
             for i in 0..4 {
