@@ -202,16 +202,12 @@ impl Gradients {
 }
 
 impl<L: Layer> Source for L {
-    fn factor(&self, affine: usize, side: Side) -> Factor<'_> {
-        let weights = self.affine(affine).map(|map| map.weights().view());
-        let weights = weights.unwrap_or_else(|| unreachable!("`network` has seen every affine map"));
+    fn map(&self, affine: usize, side: Side) -> (Factor<'_>, Option<&[f32]>) {
+        let Some(map) = self.affine(affine) else { unreachable!("`network` has seen every affine map") };
         match side {
-            Side::Forward => Factor::stored(weights),
-            Side::Adjoint => Factor::transposed(weights),
+            Side::Forward => (Factor::stored(map.weights().view()), map.padded_bias()),
+            Side::Adjoint => (Factor::transposed(map.weights().view()), None),
         }
-    }
-    fn bias(&self, affine: usize) -> Option<&[f32]> {
-        self.affine(affine)?.padded_bias()
     }
 }
 

@@ -19,13 +19,13 @@ pub(crate) struct Operand {
     /// None: with the caller.
     pub(crate) region: Option<Region>,
     /// Written: which of the places that are cut out of the region. Read: which of the pieces that are left.
-    pub(crate) piece: usize,
+    pub(crate) piece: u8,
+    /// Whether the place has room for a chunk of the columns alone.
+    pub(crate) chunk: bool,
     /// Where it starts in the piece.
     pub(crate) at: usize,
     /// Columns of the value.
     pub(crate) cols: usize,
-    /// Columns that the place has room for: fewer, where the value is computed by chunks.
-    pub(crate) span: usize,
 }
 
 /// Most places that a step writes.
@@ -119,7 +119,8 @@ impl Lowering<'_> {
                 Use::Write => (cuts.place(at, wide(span)), at),
                 Use::Read => cuts.piece(at),
             };
-            Some(Operand { region, piece, at: at - start, cols: program.value(val).cols, span })
+            let cols = program.value(val).cols;
+            Some(Operand { region, piece: piece as u8, chunk: span < cols, at: at - start, cols })
         })?;
         Some(Lowered { step, record, local })
     }

@@ -72,7 +72,7 @@ pub(crate) enum Side {
 }
 
 /// Longest list of [`Post`]s.
-pub(crate) const MOST_POSTS: usize = 3;
+pub(crate) const MOST_POSTS: usize = 2;
 
 /// What a GEMM does with its finished chains, in this order.
 #[derive(Debug, Clone, Copy)]

@@ -4,7 +4,6 @@ use super::source::Source;
 use crate::error::Error;
 use crate::gemm::buffers::Buffer;
 use crate::gemm::factor::Factor;
-use crate::gemm::panels::{PANEL, panels};
 use crate::params::borrowed::AffineRef;
 use crate::program::{Program, Side, wide};
 
@@ -44,17 +43,13 @@ pub(crate) struct Borrowed<'a> {
 }
 
 impl Source for Borrowed<'_> {
-    fn factor(&self, affine: usize, side: Side) -> Factor<'_> {
-        let weights = self.maps[affine].weights;
+    fn map(&self, affine: usize, side: Side) -> (Factor<'_>, Option<&[f32]>) {
+        let AffineRef { weights, bias } = self.maps[affine];
+        let padded = |bias: &[f32]| &self.biases.buffer.as_slice()[self.biases.starts[affine]..][..wide(bias.len())];
         match side {
-            Side::Forward => Factor::strided(weights.t()),
-            Side::Adjoint => Factor::strided(weights),
+            Side::Forward => (Factor::strided(weights.t()), bias.map(padded)),
+            Side::Adjoint => (Factor::strided(weights), None),
         }
-    }
-
-    fn bias(&self, affine: usize) -> Option<&[f32]> {
-        let (start, outputs) = (self.biases.starts[affine], self.maps[affine].bias?.len());
-        Some(&self.biases.buffer.as_slice()[start..][..panels(outputs) * PANEL])
     }
 
     fn moves(&self) -> bool {

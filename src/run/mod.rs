@@ -82,7 +82,7 @@ pub(crate) fn forward(
 
     let staging = &mut staging.as_mut_slice()[..staging_len];
     let mut sink = if staged { Sink::Staged(&mut *staging, y.cols()) } else { Sink::Rows(y.reborrow()) };
-    let job = Job { ctx, source, given: Given { entry: x, skip } };
+    let job = Job::new(ctx, source, Given { entry: x, skip });
     let record_width = if recorded { program.record_width.unwrap_or(0) } else { 0 };
     let blocks = RowBlocks {
         record: Record::Write(values),
@@ -96,7 +96,7 @@ pub(crate) fn forward(
     };
     let run = |mut block: RowBlock<'_>, crew: &mut [Scratch]| {
         let Some(mine) = crew.first_mut() else { return };
-        let mut local = std::mem::take(&mut mine.local);
+        let (job, mut local) = (job, std::mem::take(&mut mine.local));
         job.run(&plan.steps, &mut block, local.as_mut_slice(), crew);
         crew[0].local = local;
     };
@@ -174,7 +174,7 @@ pub(crate) fn backward(
     if n == 0 && !accumulate {
         grads.clear(program.affines.len());
     }
-    let job = Job { ctx, source, given: Given { entry: dy, skip: None } };
+    let job = Job::new(ctx, source, Given { entry: dy, skip: None });
     for first_row in (0..n).step_by(slab_rows) {
         let rows = slab_rows.min(n - first_row);
         let slab = &mut slab.as_mut_slice()[..rows * local_width];
@@ -192,7 +192,7 @@ pub(crate) fn backward(
                 rows,
             };
             let run = |mut block: RowBlock<'_>, crew: &mut [Scratch]| {
-                let slab = std::mem::take(&mut block.slab);
+                let (job, slab) = (job, std::mem::take(&mut block.slab));
                 job.run(&plan.steps[group.steps.clone()], &mut block, slab, crew);
             };
             share(blocks, scratch, shares.row_threads, shares.column_threads, run);

@@ -11,10 +11,9 @@ use std::ops::Range;
 
 /// The weights of a network, by the number of the affine map. `Program::check` has seen that each is there and of its size.
 pub(crate) trait Source: Sync {
-    /// The operand of a GEMM: Wᵀ forward, W backward.
-    fn factor(&self, affine: usize, side: Side) -> Factor<'_>;
-    /// The bias, if there is one, padded to whole panels.
-    fn bias(&self, affine: usize) -> Option<&[f32]>;
+    /// Forward, Wᵀ and the bias, if there is one, padded to whole panels; backward, W and no bias. In one call: it is a virtual one, and a step
+    /// of a few rows takes a microsecond.
+    fn map(&self, affine: usize, side: Side) -> (Factor<'_>, Option<&[f32]>);
     /// Whether weights are put straight on the way forward, too, which takes room.
     fn moves(&self) -> bool {
         false
