@@ -161,7 +161,7 @@ impl PanelMat {
     /// is not so much memory.
     pub fn from_mat(m: MatRef<'_>) -> Result<Self, Error> {
         let mut mat = Self::zeros(m.rows(), m.cols())?;
-        super::pack::pack(Isa::Scalar, m, mat.view_mut());
+        super::pack::pack(Isa::for_copies(), m, mat.view_mut());
         Ok(mat)
     }
 
@@ -181,7 +181,7 @@ impl PanelMat {
     /// [`Error::Shape`] if the shapes differ.
     pub fn read_from(&mut self, m: MatRef<'_>) -> Result<(), Error> {
         crate::error::expect_shape("matrix", self.shape(), m.shape())?;
-        super::pack::pack(Isa::Scalar, m, self.view_mut());
+        super::pack::pack(Isa::for_copies(), m, self.view_mut());
         Ok(())
     }
 
@@ -191,7 +191,7 @@ impl PanelMat {
     /// [`Error::Shape`] if the shapes differ.
     pub fn write_to(&self, mut out: MatMut<'_>) -> Result<(), Error> {
         crate::error::expect_shape("output", self.shape(), out.shape())?;
-        super::pack::unpack(self.view(), &mut out, 0);
+        super::pack::unpack(Isa::for_copies(), self.view(), &mut out, 0);
         Ok(())
     }
 
