@@ -92,6 +92,8 @@ impl Kernel for CopyRows<'_> {
 
 /// Rows and columns of a block that a set transposes in registers.
 const BLOCK: usize = PANEL * PANEL;
+/// Elements at an edge below which one after the other takes less time than a transposed block.
+const FEW: usize = BLOCK / 2;
 
 /// Into panels, where rows lie side by side: `columns` are the rows of the transpose. By transposed blocks of 16 x 16.
 struct PackColumns<'a> {
@@ -112,6 +114,14 @@ impl Kernel for PackColumns<'_> {
                 let whole = if height == PANEL { out.rows_mut(i, PANEL, p) } else { None };
                 if let Some(to) = whole.and_then(<[f32]>::first_chunk_mut::<BLOCK>) {
                     s.transpose(from, stride, to);
+                    continue;
+                }
+                if height * width < FEW {
+                    for r in 0..height {
+                        for (j, to) in out.at(i + r, p).iter_mut().enumerate() {
+                            *to = from[j * stride + r];
+                        }
+                    }
                     continue;
                 }
                 let (mut lines, mut block) = ([0.0; BLOCK], [0.0; BLOCK]);
@@ -144,6 +154,15 @@ impl Kernel for UnpackColumns<'_> {
                 let height = PANEL.min(from.rows() - i);
                 // With the padding of a cut panel, which is not kept.
                 let source = &from.data()[p * from.stride() + i * PANEL..][..height * PANEL];
+                if height * width < FEW {
+                    let to = &mut data[i + p * PANEL * stride..];
+                    for (r, line) in source.chunks_exact(PANEL).enumerate() {
+                        for (j, &v) in line[..width].iter().enumerate() {
+                            to[j * stride + r] = v;
+                        }
+                    }
+                    continue;
+                }
                 let mut block = [0.0; BLOCK];
                 if height == PANEL {
                     s.transpose(source, PANEL, &mut block);
