@@ -328,6 +328,20 @@ impl<'a> MatMut<'a> {
         self.as_ref().is_row_major()
     }
 
+    /// The rows from `first` on, where the columns lie side by side.
+    pub(crate) fn as_rows_from(&mut self, first: usize) -> Option<RowsMut<'_>> {
+        let straight = self.col_stride == 1 && self.reversed == Reversed::NONE;
+        let data = if straight { self.data.get_mut(first * self.row_stride..)? } else { return None };
+        Some(RowsMut { data, cols: self.cols, row_stride: self.row_stride })
+    }
+
+    /// The rows of the transpose, where the rows lie side by side: columns, from row `first` on.
+    pub(crate) fn as_columns_from(&mut self, first: usize) -> Option<RowsMut<'_>> {
+        let straight = self.row_stride == 1 && self.reversed == Reversed::NONE;
+        let data = if straight { self.data.get_mut(first..)? } else { return None };
+        Some(RowsMut { data, cols: self.rows.saturating_sub(first), row_stride: self.col_stride })
+    }
+
     /// Makes every element `value`.
     pub(crate) fn fill(&mut self, value: f32) {
         for i in 0..self.rows {

@@ -34,7 +34,7 @@ impl PanelMat {
     /// is not so much memory.
     pub fn from_mat(m: MatRef<'_>) -> Result<Self, Error> {
         let mut mat = Self::zeros(m.rows(), m.cols())?;
-        pack(Isa::Scalar, m, mat.view_mut());
+        pack(Isa::for_copies(), m, mat.view_mut());
         Ok(mat)
     }
 
@@ -54,7 +54,7 @@ impl PanelMat {
     /// [`Error::Shape`] if the shapes differ.
     pub fn read_from(&mut self, m: MatRef<'_>) -> Result<(), Error> {
         expect_shape("matrix", self.shape(), m.shape())?;
-        pack(Isa::Scalar, m, self.view_mut());
+        pack(Isa::for_copies(), m, self.view_mut());
         Ok(())
     }
 
@@ -64,7 +64,7 @@ impl PanelMat {
     /// [`Error::Shape`] if the shapes differ.
     pub fn write_to(&self, mut out: MatMut<'_>) -> Result<(), Error> {
         expect_shape("output", self.shape(), out.shape())?;
-        unpack(self.view(), &mut out, 0);
+        unpack(Isa::for_copies(), self.view(), &mut out, 0);
         Ok(())
     }
 

@@ -199,7 +199,7 @@ impl Functional {
             backward(ctx, ws, net, record, dy, wanted)
         });
         if result.is_ok() {
-            unstage(grads, &staging);
+            unstage(ctx, grads, &staging);
         }
         ws.staged_grads = staging;
         result
@@ -265,11 +265,11 @@ fn stage(
 }
 
 /// Hands out what was made in panels.
-fn unstage(grads: &mut [AffineGradMut<'_>], staging: &[Buffer]) {
+fn unstage(ctx: &Context, grads: &mut [AffineGradMut<'_>], staging: &[Buffer]) {
     for (grad, buffer) in grads.iter_mut().zip(staging) {
         let Some(dw) = staged(grad) else { continue };
         let (outputs, inputs) = dw.shape();
         let panels = PanelRef::new(&buffer.as_slice()[..panels(outputs) * PANEL * inputs], inputs, outputs);
-        unpack(panels, &mut dw.reborrow().t(), 0);
+        unpack(ctx.isa(), panels, &mut dw.reborrow().t(), 0);
     }
 }

@@ -90,7 +90,7 @@ impl<'a> TensorRef<'a> {
     pub fn write_to(&self, out: MatMut<'_>) -> Result<(), Error> {
         expect_shape("output", self.shape(), out.shape())?;
         let mut out = if self.name.role.is_transposed() { out.t() } else { out };
-        unpack(self.values, &mut out, 0);
+        unpack(Isa::for_copies(), self.values, &mut out, 0);
         Ok(())
     }
 
@@ -158,7 +158,7 @@ impl<'a> TensorMut<'a> {
         if expected != found {
             return Err(Error::TensorShape { tensor: self.name.to_string(), expected, found });
         }
-        pack(Isa::Scalar, if self.name.role.is_transposed() { m.t() } else { m }, self.values.reborrow());
+        pack(Isa::for_copies(), if self.name.role.is_transposed() { m.t() } else { m }, self.values.reborrow());
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use crate::gemm::pack::unpack;
 use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panels};
 use crate::mat::{MatMut, MatRef, RowsMut};
 use crate::program::Port;
+use crate::simd::Isa;
 
 /// Where the rows of a result go.
 pub(super) enum Sink<'a> {
@@ -29,12 +30,12 @@ impl<'a> Sink<'a> {
 }
 
 /// Copies staged row blocks to a matrix of any strides.
-pub(super) fn unstage(staging: &[f32], rows: usize, out: &mut MatMut<'_>) {
+pub(super) fn unstage(isa: Isa, staging: &[f32], rows: usize, out: &mut MatMut<'_>) {
     let (n, cols) = out.shape();
     let width = panels(cols) * PANEL;
     for first in (0..n).step_by(rows) {
         let rows = rows.min(n - first);
-        unpack(PanelRef::new(&staging[first * width..][..rows * width], rows, cols), out, first);
+        unpack(isa, PanelRef::new(&staging[first * width..][..rows * width], rows, cols), out, first);
     }
 }
 

@@ -102,7 +102,7 @@ pub(crate) fn forward(
     };
     share(blocks, scratch, shares.row_threads, shares.column_threads, run);
     if staged {
-        unstage(staging, shares.rows, &mut y);
+        unstage(ctx.isa(), staging, shares.rows, &mut y);
     }
     if recorded {
         record::seal(head, program, n, shares.rows);
@@ -203,7 +203,7 @@ pub(crate) fn backward(
         }
     }
     if let (true, Some(dx)) = (staged, &mut dx) {
-        unstage(staging, shares.rows, dx);
+        unstage(ctx.isa(), staging, shares.rows, dx);
     }
     if let Some(norms) = norms {
         sum_norms(row_norms, shares.rows, n, norms);

@@ -84,6 +84,11 @@ impl Isa {
             .clone()
     }
 
+    /// The set for work whose result no set could change, in calls without a context: that of [`Isa::detect`], or the portable one.
+    pub(crate) fn for_copies() -> Isa {
+        Self::detect().unwrap_or(Isa::Scalar)
+    }
+
     /// Enters this instruction set and runs `kernel` there.
     #[inline]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
