@@ -1,4 +1,4 @@
-//! Tests that mutants of the code asked for: what no other test would have noticed (docs/mutants.md).
+//! Corners that no other test looks into: each was found by a change of the code that nothing else noticed.
 
 mod common;
 
