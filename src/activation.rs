@@ -9,7 +9,7 @@ use crate::simd::{One, Simd, math};
 /// The activation function phi between the two weight layers of a block, or after a linear layer.
 ///
 /// Bounds are the largest error over all f32 inputs against f64, in units in the last place of the true value, measured by
-/// `cargo test --release --test activation -- --ignored`.
+/// `cargo test --release --test kernels activation:: -- --ignored`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Activation {

@@ -5,15 +5,13 @@
 //! of the process is that of the load.
 
 mod common;
-#[path = "common/watchdog.rs"]
-mod watchdog;
 
 use common::problem::{Problem, Split, Trained};
+use common::watchdog::Watchdog;
 use common::{ACTIVATIONS, MapGrad, Rng, Stage, Threads, context, isas, pool, random_stack, same};
 use resblock::{Blocking, Context, Par, Workspace};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use watchdog::Watchdog;
 
 /// Growth of resident memory, from the highest value of the first window to the highest of the last, that is not a leak: the
 /// allocator's arenas, one for each thread that allocates, fill up at chance.

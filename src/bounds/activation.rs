@@ -25,7 +25,7 @@ impl Accuracy {
 }
 
 /// Accuracy of [`Activation::value`] over all finite f32: measured exhaustively against f64 and rounded up
-/// (`tests/activation.rs`), not derived; those of the piecewise linear functions are theorems.
+/// (`tests/kernels/activation.rs`), not derived; those of the piecewise linear functions are theorems.
 pub fn value_accuracy(phi: Activation) -> Accuracy {
     let (ulps, from, absolute) = match phi {
         Activation::Identity | Activation::Relu => return Accuracy::EXACT,

@@ -1,6 +1,6 @@
 //! Elementary functions over [`Simd`], from fma, mul, add, div and exact scaling only: the same bits on every instruction set.
 //!
-//! Bounds are against f64 over all f32 inputs (`tests/activation.rs`, the ignored exhaustive test); 1 ULP is the distance of
+//! Bounds are against f64 over all f32 inputs (`tests/kernels/activation.rs`, the ignored exhaustive test); 1 ULP is the distance of
 //! neighbouring f32 at the true value. Polynomials: weighted minimax fits (Lawson iteration on 4000 Chebyshev nodes, 40-digit
 //! reference values), coefficients rounded to f32.
 #![allow(clippy::excessive_precision, reason = "coefficients are kept as the fit printed them")]

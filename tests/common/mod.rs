@@ -4,6 +4,7 @@
 
 pub(crate) mod optimizers;
 pub(crate) mod problem;
+pub(crate) mod watchdog;
 
 use proptest::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
