@@ -67,8 +67,11 @@ impl<'a> Factor<'a> {
 
     /// A caller's matrix.
     pub(crate) fn strided(matrix: MatRef<'a>) -> Self {
-        let stored = match matrix.strided() {
-            Some((data, (k_stride, j_stride))) if k_stride == 1 || j_stride == 1 => {
+        // The stride of a single line is any number, which kernels that compute with it should not meet.
+        let of_use = |lines: usize, stride: usize| if lines <= 1 { 1 } else { stride };
+        let strided = matrix.strided().map(|(data, (k, j))| (data, of_use(matrix.rows(), k), of_use(matrix.cols(), j)));
+        let stored = match strided {
+            Some((data, k_stride, j_stride)) if k_stride == 1 || j_stride == 1 => {
                 Stored::Strided { data, k_stride, j_stride }
             }
             _ => Stored::Other(matrix),

@@ -9,7 +9,7 @@ use crate::common::{
 use proptest::prelude::*;
 use resblock::{
     Activation, AffineGradMut, AffineRef, Block, Blocking, Context, Error, Functional, GradMode, Gradients, Init,
-    Layer, Linear, Node, Purpose, Record, Sequence, Skip, Stack, StackConfig, Workspace,
+    Layer, Linear, MatRef, Node, Purpose, Record, Sequence, Skip, Stack, StackConfig, Workspace,
 };
 
 /// Stages of changing widths, in any order.
@@ -146,6 +146,34 @@ fn functional_calls_skip_what_is_not_wanted() {
         net.backward(&ctx, &mut ws, &params, &record, mat(&problem.dy, 9, 20), None, &mut grads, GradMode::Overwrite)
             .expect("backward");
         assert_same("dW2 alone", &dw2, &want.grads[1].dw);
+    }
+}
+
+#[test]
+fn the_stride_of_a_single_line_of_weights_is_any_number() {
+    let (n, mut rng) = (5, Rng::new(4));
+    for (inputs, outputs) in [(1, 40), (40, 1), (1, 1), (1, 7)] {
+        let stage = Stage::linear(&mut rng, inputs, outputs, Activation::Tanh, true);
+        let problem = Problem::random(&mut rng, vec![stage], n);
+        let (want, net) = (problem.oracle(false), problem.net.functional());
+        let map = problem.stages[0].maps()[0];
+        for stride in [0, 1, 3, usize::MAX] {
+            let strides = if inputs == 1 { (1, stride) } else { (stride, 1) };
+            let weights = MatRef::with_strides(&map.w, outputs, inputs, strides.0, strides.1).expect("a view");
+            let params = [AffineRef { weights, bias: map.b.as_deref() }];
+            for ctx in contexts() {
+                let mut ws = Workspace::new();
+                let mut record = vec![0.0; net.record_len(n).expect("a length")];
+                let (mut y, mut dx) = (vec![0.0; n * outputs], vec![0.0; n * inputs]);
+                let x = mat(&problem.x, n, inputs);
+                net.forward(&ctx, &mut ws, &params, x, mat_mut(&mut y, n, outputs), &mut record).expect("forward");
+                let (dy, out) = (mat(&problem.dy, n, outputs), Some(mat_mut(&mut dx, n, inputs)));
+                let grads = &mut [AffineGradMut::default()];
+                net.backward(&ctx, &mut ws, &params, &record, dy, out, grads, GradMode::Overwrite).expect("backward");
+                assert_same("y", &y, &want.y);
+                assert_same("dx", &dx, &want.dx);
+            }
+        }
     }
 }
 
