@@ -38,7 +38,6 @@ pub use error::Error;
 pub use error::checkpoint::CheckpointError;
 pub use gemm::blocking::Blocking;
 pub use gemm::driver::Par;
-pub use gemm::panel_mat::PanelMat;
 pub use layers::block::{Block, Skip};
 pub use layers::functional::Functional;
 pub use layers::init::{Init, Scheme};

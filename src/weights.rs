@@ -59,16 +59,6 @@ impl Weights {
         self.panels.read_from(w.t())
     }
 
-    /// The weights as stored, panels of Wᵀ with padding: see [`PanelMat::as_slice`].
-    pub fn as_slice(&self) -> &[f32] {
-        self.panels.as_slice()
-    }
-
-    /// The weights as stored, to be changed: the door for optimisers. See [`PanelMat::as_mut_slice`].
-    pub fn as_mut_slice(&mut self) -> &mut [f32] {
-        self.panels.as_mut_slice()
-    }
-
     /// Panels of Wᵀ, `inputs x outputs`.
     pub(crate) fn view(&self) -> PanelRef<'_> {
         self.panels.view()

@@ -12,8 +12,7 @@ use common::{
 use common::{existing, gradients_of};
 use resblock::{
     Activation, AdamW, Affine, Block, Error, GradMode, GradientFlow, Gradients, Init, Layer, Linear, MatMut, MatRef,
-    Optimizer, PanelMat, Scheme, Sgd, Skip, Stack, StackConfig, Weights, Workspace, mean_squared_error,
-    softmax_cross_entropy,
+    Optimizer, Scheme, Sgd, Skip, Stack, StackConfig, Weights, Workspace, mean_squared_error, softmax_cross_entropy,
 };
 use std::alloc::{GlobalAlloc, Layout as Memory, System};
 use std::cell::Cell;
@@ -199,26 +198,26 @@ fn matrices_near_and_past_every_limit_are_refused_before_memory_is_asked_for() {
             // One number, seen as a matrix of any size.
             let Ok(view) = MatRef::with_strides(&[0.5], rows, cols, 0, 0) else { panic!("a view of one number") };
             let what = (rows, cols);
-            if let Some(panels) = check(what, panels_verdict(rows, cols), requests(|| PanelMat::zeros(rows, cols))) {
+            // Panels of the transpose.
+            if let Some(weights) = check(what, panels_verdict(cols, rows), requests(|| Weights::new(view))) {
                 // Whatever could be made can be used.
-                assert_eq!(panels.shape(), (rows, cols));
-                assert_eq!(panels.get(rows, 0).or(panels.get(0, cols)), None);
-                assert_eq!(panels.get(rows.wrapping_sub(1), cols.wrapping_sub(1)), (rows * cols > 0).then_some(0.0));
-                assert_eq!(panels.as_slice().len(), rows * cols.next_multiple_of(16));
+                assert_eq!((weights.outputs(), weights.inputs()), (rows, cols));
+                assert_eq!(weights.get(rows, 0).or(weights.get(0, cols)), None);
+                assert_eq!(weights.get(rows.wrapping_sub(1), cols.wrapping_sub(1)), (rows * cols > 0).then_some(0.5));
                 if rows * cols == 0 {
                     let out = MatMut::with_strides(&mut [], rows, cols, 0, 0).expect("an empty view");
-                    assert_eq!(panels.write_to(out), Ok(()));
+                    assert_eq!(weights.write_to(out), Ok(()));
                 }
             }
-            check(what, panels_verdict(rows, cols), requests(|| PanelMat::from_mat(view)));
-            check(what, panels_verdict(cols, rows), requests(|| Weights::new(view)));
             let map = check(what, panels_verdict(cols, rows), requests(|| Affine::new(view, None)));
-            cases += 4;
+            cases += 2;
             if let Some(map) = map {
                 let layer = Linear::new(map, Activation::Relu);
                 let grads = Gradients::new(&layer).expect("as much memory as the weights");
                 assert_eq!((grads.norm(), layer.parameter_count()), (0.0, rows * cols));
                 assert!(layer.parameters().all(|p| p.norm_squared().is_finite()));
+                let stored = layer.parameters().next().expect("weights").as_slice();
+                assert_eq!(stored.len(), cols * rows.next_multiple_of(16));
                 cases += 1;
             }
         }
@@ -329,10 +328,8 @@ fn every_request_for_memory_that_is_refused_is_a_typed_error_and_outputs_are_unt
     let stages = random_stack(&mut rng, widths, 2, Activation::Gelu, true);
     let layer = build_stack(&stages);
     let weights = rng.vec(600 * 530);
-    let mut refusals = refuse_each("PanelMat::zeros", || PanelMat::zeros(70, 80), || ());
     let w = mat(&weights, 530, 600);
-    refusals += refuse_each("PanelMat::from_mat", || PanelMat::from_mat(w), || ());
-    refusals += refuse_each("Weights::new", || Weights::new(w), || ());
+    let mut refusals = refuse_each("Weights::new", || Weights::new(w), || ());
     refusals += refuse_each("Affine::new", || Affine::new(w, Some(&weights[..530])), || ());
     refusals += refuse_each("Init::affine", || Init::he(1).affine(600, 530, 1.0), || ());
     refusals += refuse_each("Init::affine", || Init::new(Scheme::Zeros, 1).affine(600, 530, 1.0), || ());
@@ -513,12 +510,11 @@ fn losses_matrices_and_parameters_of_none_and_one_are_defined() {
         assert!(d.values().iter().all(|&d| d == 0.5));
         d.assert_canaries("gradient of a loss");
 
-        let mut panels = PanelMat::zeros(n, m).expect("a matrix");
-        panels.read_from(mat(&one, n, m)).expect("a copy");
+        let mut weights = Weights::new(mat(&vec![0.0; n * m], n, m)).expect("weights");
+        weights.read_from(mat(&one, n, m)).expect("a copy");
         let mut out = vec![0.0; n * m];
-        panels.write_to(mat_mut(&mut out, n, m)).expect("a copy");
-        assert_eq!((out, panels.get(0, 0)), (one.clone(), one.first().copied()));
-        assert_eq!(panels.as_slice().len(), n * m * 16);
+        weights.write_to(mat_mut(&mut out, n, m)).expect("a copy");
+        assert_eq!((out, weights.get(0, 0)), (one.clone(), one.first().copied()));
 
         let map = Affine::new(mat(&one, n, m), Some(&vec![0.5; n])).expect("a map");
         let mut layer = Linear::new(map, Activation::Tanh);

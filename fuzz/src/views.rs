@@ -4,7 +4,7 @@
 use crate::common::same;
 use crate::input::Extent;
 use arbitrary::Arbitrary;
-use resblock::{Error, MatMut, MatRef, PanelMat};
+use resblock::{Error, MatMut, MatRef, Weights};
 
 #[derive(Debug, Arbitrary)]
 pub struct Case {
@@ -146,7 +146,7 @@ fn write(data: &mut [f32], asked: Asked, places: &[(Extent, Extent)]) {
 fn pack(view: MatRef<'_>) {
     let (rows, cols) = view.shape();
     let Some(len) = rows.checked_mul(cols).filter(|&len| len <= 512 && rows.max(cols) <= 512) else { return };
-    let panels = PanelMat::from_mat(view).expect("a small matrix");
+    let panels = Weights::new(view).expect("a small matrix");
     let mut out = vec![f32::NAN; len];
     panels.write_to(MatMut::new(&mut out, rows, cols).expect("a matrix")).expect("the same shape");
     for (k, &value) in out.iter().enumerate() {
@@ -154,5 +154,7 @@ fn pack(view: MatRef<'_>) {
         assert!(view.get(i, j).is_some_and(|want| same(value, want)) && panels.get(i, j) == view.get(i, j));
     }
     assert_eq!((panels.get(rows, 0), panels.get(0, cols)), (None, None));
-    assert!(PanelMat::zeros(rows + 1, cols).expect("a small matrix").read_from(view).is_err());
+    let zeros = vec![0.0; (rows + 1) * cols];
+    let mut other = Weights::new(MatRef::new(&zeros, rows + 1, cols).expect("a matrix")).expect("a small matrix");
+    assert!(other.read_from(view).is_err());
 }

@@ -9,7 +9,7 @@ use crate::simd::Isa;
 
 /// An owned matrix in panels, 64-byte aligned, padding all zero: how weights, weight gradients and optimiser state are stored.
 #[derive(Debug, Clone)]
-pub struct PanelMat {
+pub(crate) struct PanelMat {
     buffer: Buffer,
     rows: usize,
     cols: usize,
@@ -20,7 +20,7 @@ impl PanelMat {
     ///
     /// # Errors
     /// [`Error::Overflow`] if the size overflows, [`Error::Memory`] if there is not so much memory.
-    pub fn zeros(rows: usize, cols: usize) -> Result<Self, Error> {
+    pub(crate) fn zeros(rows: usize, cols: usize) -> Result<Self, Error> {
         let len = panel_len("matrix", rows, cols)?;
         let mut buffer = Buffer::default();
         buffer.grow(len)?;
@@ -32,19 +32,19 @@ impl PanelMat {
     /// # Errors
     /// [`Error::Overflow`] if the size overflows (a view with stride 0 can be larger than its slice), [`Error::Memory`] if there
     /// is not so much memory.
-    pub fn from_mat(m: MatRef<'_>) -> Result<Self, Error> {
+    pub(crate) fn from_mat(m: MatRef<'_>) -> Result<Self, Error> {
         let mut mat = Self::zeros(m.rows(), m.cols())?;
         pack(Isa::for_copies(), m, mat.view_mut());
         Ok(mat)
     }
 
     /// (rows, columns).
-    pub fn shape(&self) -> (usize, usize) {
+    pub(crate) fn shape(&self) -> (usize, usize) {
         (self.rows, self.cols)
     }
 
     /// Element (i, j), or `None` outside the matrix.
-    pub fn get(&self, i: usize, j: usize) -> Option<f32> {
+    pub(crate) fn get(&self, i: usize, j: usize) -> Option<f32> {
         self.view().get(i, j)
     }
 
@@ -52,7 +52,7 @@ impl PanelMat {
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes differ.
-    pub fn read_from(&mut self, m: MatRef<'_>) -> Result<(), Error> {
+    pub(crate) fn read_from(&mut self, m: MatRef<'_>) -> Result<(), Error> {
         expect_shape("matrix", self.shape(), m.shape())?;
         pack(Isa::for_copies(), m, self.view_mut());
         Ok(())
@@ -62,20 +62,20 @@ impl PanelMat {
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes differ.
-    pub fn write_to(&self, mut out: MatMut<'_>) -> Result<(), Error> {
+    pub(crate) fn write_to(&self, mut out: MatMut<'_>) -> Result<(), Error> {
         expect_shape("output", self.shape(), out.shape())?;
         unpack(Isa::for_copies(), self.view(), &mut out, 0);
         Ok(())
     }
 
     /// Everything as stored, padding included: for elementwise work such as an optimiser's, on matrices of equal shape.
-    pub fn as_slice(&self) -> &[f32] {
+    pub(crate) fn as_slice(&self) -> &[f32] {
         &self.buffer.as_slice()[..self.rows * panels(self.cols) * PANEL]
     }
 
     /// As [`PanelMat::as_slice`], for writing. Elementwise functions that keep zeros keep the padding zero; nothing but the
     /// padding itself depends on that.
-    pub fn as_mut_slice(&mut self) -> &mut [f32] {
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
         let len = self.rows * panels(self.cols) * PANEL;
         &mut self.buffer.as_mut_slice()[..len]
     }

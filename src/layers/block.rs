@@ -12,13 +12,13 @@ use crate::program::form::{self, Form};
 use crate::weights::Affine;
 use std::sync::Arc;
 
-/// Whether a block adds its input to its output.
+/// Whether a layer adds its input to its output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Skip {
-    /// y = x + G(x): a residual block.
+    /// y = x + G(x): residual.
     Identity,
-    /// y = G(x): a plain (vanilla) block.
+    /// y = G(x): plain (vanilla).
     None,
 }
 

@@ -46,16 +46,6 @@ impl Linear {
         Ok(Self::new(init.affine(inputs, outputs, 1.0)?, phi))
     }
 
-    /// The activation.
-    pub fn activation(&self) -> Activation {
-        self.phi
-    }
-
-    /// Whether the input is added.
-    pub fn skip(&self) -> Skip {
-        if self.skip { Skip::Identity } else { Skip::None }
-    }
-
     /// The same layer with its input added to its output: y = x + phi(x Wᵀ + b).
     ///
     /// # Errors
@@ -64,6 +54,21 @@ impl Linear {
         let n = self.affine.inputs();
         expect_shape("weights", (n, n), (self.affine.outputs(), n))?;
         Ok(Self::compile(self.affine, self.phi, true))
+    }
+
+    /// W and b.
+    pub fn affine_map(&self) -> &Affine {
+        &self.affine
+    }
+
+    /// The activation.
+    pub fn activation(&self) -> Activation {
+        self.phi
+    }
+
+    /// Whether the input is added.
+    pub fn skip(&self) -> Skip {
+        if self.skip { Skip::Identity } else { Skip::None }
     }
 
     /// y = phi(x Wᵀ + b) + skip, with a skip of the caller's choosing (`n x outputs`), nothing kept.

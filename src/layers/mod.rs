@@ -264,6 +264,7 @@ fn check_backward<L: Layer>(
 
 /// What becomes of the values that parameter gradients hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum GradMode {
     /// They are replaced.
     Overwrite,

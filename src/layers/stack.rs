@@ -115,12 +115,12 @@ impl Stack {
         Ok(Self { input, blocks, output, program })
     }
 
-    /// The input projection, if there is one.
+    /// The input projection, unless the stack is of blocks alone.
     pub fn input(&self) -> Option<&Linear> {
         self.input.as_ref()
     }
 
-    /// The output projection, if there is one.
+    /// The output projection, unless the stack is of blocks alone.
     pub fn output(&self) -> Option<&Linear> {
         self.output.as_ref()
     }

@@ -78,7 +78,8 @@ impl<'a> TensorRef<'a> {
         (0..rows).flat_map(move |i| (0..cols).filter_map(move |j| tensor.get(i, j)))
     }
 
-    /// Everything as stored, padding included: see [`crate::PanelMat::as_slice`]. Panels of the transpose, for weights.
+    /// Everything as stored, in an order of this crate's own and with padding: for elementwise work, such as an optimiser's, on tensors of
+    /// equal name and shape.
     pub fn as_slice(&self) -> &'a [f32] {
         self.values.data()
     }
@@ -162,7 +163,8 @@ impl<'a> TensorMut<'a> {
         Ok(())
     }
 
-    /// Everything as stored, padding included, to be changed: see [`crate::PanelMat::as_mut_slice`].
+    /// As [`TensorRef::as_slice`], to be changed. Elementwise functions that keep zeros keep the padding zero; nothing but the padding
+    /// itself depends on that.
     pub fn into_slice(self) -> &'a mut [f32] {
         self.values.into_data()
     }

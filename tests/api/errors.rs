@@ -5,8 +5,8 @@ use crate::common::{Grid, Layout, Map, MapGrad, Rng, Stage, assert_same_grads, b
 use crate::common::{gradients_of, parameters_of, random_grads, random_stack, values_of};
 use resblock::{
     Activation, AdamW, Affine, Block, Context, Error, GradMode, GradientFlow, Gradients, Init, Isa, IsaList, Layer,
-    Linear, MatMut, MatRef, Optimizer, PanelMat, Part, Sgd, Skip, Stack, StackConfig, Weights, Workspace,
-    mean_squared_error, softmax_cross_entropy,
+    Linear, MatMut, MatRef, Optimizer, Part, Sgd, Skip, Stack, StackConfig, Weights, Workspace, mean_squared_error,
+    softmax_cross_entropy,
 };
 
 fn shape(operand: &'static str, expected: (usize, usize), found: (usize, usize)) -> Error {
@@ -213,8 +213,9 @@ fn sizes_that_overflow_are_rejected_without_overflowing() {
     let matrix = |rows, cols| Some(Error::Overflow { operand: "matrix", rows, cols, strides: (16, 1) });
     assert_eq!(Weights::new(vast).err(), matrix(most, most));
     assert_eq!(Affine::new(vast, None).err(), matrix(most, most));
-    assert_eq!(PanelMat::zeros(most, 1).err(), matrix(most, 1));
-    assert_eq!(PanelMat::zeros(1, most).err(), matrix(1, most));
+    let line = |rows, cols| MatRef::with_strides(&[0.0], rows, cols, 0, 0).expect("a view of one number");
+    assert_eq!(Weights::new(line(1, most)).err(), matrix(most, 1));
+    assert_eq!(Weights::new(line(most, 1)).err(), matrix(1, most));
     let weights = |rows, cols| Error::Overflow { operand: "weights", rows, cols, strides: (cols, 1) };
     assert_eq!(Init::he(0).affine(most, 2, 1.0).err(), Some(weights(2, most)));
     assert_eq!(Block::residual(most, 2, Activation::Relu, &mut Init::he(0)).err(), Some(weights(2, most)));
@@ -300,9 +301,6 @@ fn shapes_of_parameters_and_gradients_are_checked_as_the_caller_wrote_them() {
         assert_eq!(gradient.write_to(wrong.view_mut()), Err(shape("output", gradient.shape(), (3, 3))));
         wrong.assert_untouched("output");
     }
-    let mut panels = PanelMat::zeros(2, 3).expect("a matrix");
-    assert_eq!(panels.read_from(mat(&w[..6], 3, 2)), Err(shape("matrix", (2, 3), (3, 2))));
-    assert_eq!(panels.write_to(out.view_mut()), Err(shape("output", (2, 3), (3, 2))));
 }
 
 #[test]

@@ -10,12 +10,19 @@ use resblock::bounds::Running;
 use resblock::reference::Real;
 use resblock::{
     Activation, AdamW, Affine, Block, Blocking, Context, Error, GradMode, GradientFlow, Gradients, Init, Isa, Layer,
-    Linear, MatMut, MatRef, Optimizer, PanelMat, Par, Part, Pass, Scheme, Sgd, Skip, Stack, StackConfig, Weights,
-    Workspace, mean_squared_error, softmax_cross_entropy,
+    Linear, MatMut, MatRef, Optimizer, Par, Part, Pass, Scheme, Sgd, Skip, Stack, StackConfig, Weights, Workspace,
+    mean_squared_error, softmax_cross_entropy,
 };
 
 fn config() -> StackConfig {
     StackConfig { inputs: 3, width: 20, hidden: 33, blocks: 2, outputs: 5, seed: 42, ..StackConfig::default() }
+}
+
+/// Makes every weight of affine map `index` the same, in place.
+fn fill_weights<L: Layer>(layer: &mut L, index: usize, value: f32) {
+    let name = layer.affine_name(index).weight();
+    let mut parameters = layer.parameters_mut();
+    parameters.find(|p| p.name() == name).expect("weights").into_slice().fill(value);
 }
 
 #[test]
@@ -138,12 +145,9 @@ fn parameters_come_out_as_they_went_in_through_any_strides() {
             let layer = Linear::new(map, Activation::Identity);
             assert_eq!(parameters_of(&layer), [other, vec![7.0; outputs]]);
         }
-        let panels = PanelMat::from_mat(mat(&w, outputs, inputs)).expect("panels");
-        let mut out = Grid::new(Layout::Padded(1), outputs, inputs);
-        panels.write_to(out.view_mut()).expect("a copy");
-        assert_same("panels", &out.values(), &w);
-        assert_eq!(panels.shape(), (outputs, inputs));
-        assert_eq!(panels.get(outputs, 0), None);
+        let weights = Weights::new(mat(&w, outputs, inputs)).expect("weights");
+        assert_eq!((weights.outputs(), weights.inputs()), (outputs, inputs));
+        assert_eq!((weights.get(outputs, 0), weights.get(0, inputs)), (None, None));
     }
 }
 
@@ -166,7 +170,7 @@ fn every_change_of_the_weights_reaches_the_backward_pass() {
     let mut layer = stage.build_block();
     let (x, dy, w1, w2) = (rng.vec(n * d), rng.vec(n * d), rng.vec(h * d), rng.vec(d * h));
     layer.affine_mut(0).expect("a map").weights_mut().read_from(mat(&w1, h, d)).expect("weights");
-    layer.affine_mut(1).expect("a map").weights_mut().as_mut_slice().fill(0.5);
+    fill_weights(&mut layer, 1, 0.5);
     let mut ones = vec![0.5; d * h];
     for change in 0..3 {
         if let Stage::Block { first, second, .. } = &mut stage {
@@ -192,7 +196,7 @@ fn norms_do_not_count_the_padding_whatever_was_written_there() {
     let (outputs, inputs) = (5, 3);
     let map = Affine::new(mat(&[1.0; 15], outputs, inputs), None).expect("a map");
     let mut layer = Linear::new(map, Activation::Identity);
-    layer.affine_mut(0).expect("a map").weights_mut().as_mut_slice().fill(2.0);
+    fill_weights(&mut layer, 0, 2.0);
     assert_eq!(layer.parameters().next().expect("weights").norm_squared(), 60.0);
     // The factor of a clip to a norm, where the norm is 0: the gradients become NaN, and are overwritten by the next pass.
     let mut grads = Gradients::new(&layer).expect("gradients");
@@ -506,7 +510,6 @@ fn public_types_cross_threads() {
     crosses::<Linear>();
     crosses::<MatMut<'_>>();
     crosses::<MatRef<'_>>();
-    crosses::<PanelMat>();
     crosses::<Par>();
     crosses::<resblock::TensorRef<'_>>();
     crosses::<Pass<'_, Stack>>();
@@ -515,4 +518,20 @@ fn public_types_cross_threads() {
     crosses::<StackConfig>();
     crosses::<Weights>();
     crosses::<Workspace>();
+}
+
+#[test]
+fn layers_tell_what_they_are_made_of() {
+    let mut rng = Rng::new(9);
+    let stages = random_stack(&mut rng, (3, 4, 5, 2), 2, Activation::Silu, true);
+    let stack = build_stack(&stages);
+    let (input, output) = (stack.input().expect("a projection"), stack.output().expect("a projection"));
+    assert_eq!((input.inputs(), input.outputs(), output.inputs(), output.outputs()), (3, 4, 4, 2));
+    assert_eq!((input.activation(), input.skip()), (Activation::Identity, Skip::None));
+    assert_eq!(input.affine_map().weights().get(1, 2), stack.affine(0).expect("a map").weights().get(1, 2));
+    let alone = Stack::from_blocks(stack.blocks().to_vec()).expect("a stack");
+    assert!(alone.input().is_none() && alone.output().is_none());
+    let square = Stage::linear(&mut rng, 3, 3, Activation::Gelu, true).build_linear().with_skip().expect("a skip");
+    assert_eq!((square.activation(), square.skip()), (Activation::Gelu, Skip::Identity));
+    assert_eq!(square.affine_map().bias(), square.affine(0).expect("a map").bias());
 }

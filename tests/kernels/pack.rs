@@ -84,12 +84,13 @@ fn gradients_are_copied_in_and_out_in_any_strides() {
 
 #[test]
 fn padding_is_not_written() {
-    let mut weights = Weights::new(mat(&[1.0; 19 * 21], 19, 21)).expect("weights");
-    weights.as_mut_slice().fill(f32::from_bits(CANARY));
+    let mut layer = Linear::new(Affine::new(mat(&[1.0; 19 * 21], 19, 21), None).expect("a map"), Activation::Identity);
+    layer.parameters_mut().next().expect("weights").into_slice().fill(f32::from_bits(CANARY));
     for layout in LAYOUTS {
+        let weights = layer.affine_mut(0).expect("a map").weights_mut();
         weights.read_from(Grid::of(layout, 19, 21, &numbers(19 * 21)).view()).expect("the shape");
         // Panels of Wᵀ, 21 x 19: lines of 16 in the second one hold 3.
-        for (k, value) in weights.as_slice().iter().enumerate() {
+        for (k, value) in layer.parameters().next().expect("weights").as_slice().iter().enumerate() {
             let padding = k >= 21 * 16 && k % 16 >= 3;
             assert_eq!(value.to_bits() == CANARY, padding, "{layout:?}, place {k}");
         }
