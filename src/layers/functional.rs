@@ -6,13 +6,13 @@ use crate::context::Context;
 use crate::error::{Error, expect_len, expect_shape};
 use crate::gemm::buffers::Buffer;
 use crate::gemm::pack::{pack, unpack};
-use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panel_len, panels};
+use crate::gemm::panels::{PanelMut, PanelRef, panel_len};
 use crate::layers::block::Skip;
 use crate::mat::{MatMut, MatRef};
 use crate::params::borrowed::{AffineGradMut, AffineRef};
 use crate::parts::compile_one;
-use crate::program::Program;
 use crate::program::form::{self, Form};
+use crate::program::{Program, wide};
 use crate::run::borrowed::{Biases, Borrowed};
 use crate::run::record::record_len;
 use crate::run::source::{Layout, Slots};
@@ -257,7 +257,7 @@ fn stage(
         let (outputs, inputs) = dw.shape();
         buffer.grow(panel_len("dw", inputs, outputs)?)?;
         if accumulate {
-            let panels = PanelMut::new(&mut buffer.as_mut_slice()[..panels(outputs) * PANEL * inputs], inputs, outputs);
+            let panels = PanelMut::new(&mut buffer.as_mut_slice()[..wide(outputs) * inputs], inputs, outputs);
             pack(ctx.isa(), dw.as_ref().t(), panels);
         }
     }
@@ -269,7 +269,7 @@ fn unstage(ctx: &Context, grads: &mut [AffineGradMut<'_>], staging: &[Buffer]) {
     for (grad, buffer) in grads.iter_mut().zip(staging) {
         let Some(dw) = staged(grad) else { continue };
         let (outputs, inputs) = dw.shape();
-        let panels = PanelRef::new(&buffer.as_slice()[..panels(outputs) * PANEL * inputs], inputs, outputs);
+        let panels = PanelRef::new(&buffer.as_slice()[..wide(outputs) * inputs], inputs, outputs);
         unpack(ctx.isa(), panels, &mut dw.reborrow().t(), 0);
     }
 }

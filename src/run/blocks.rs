@@ -2,9 +2,9 @@
 
 use crate::gemm::cells::Out;
 use crate::gemm::pack::unpack;
-use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panels};
+use crate::gemm::panels::{PanelMut, PanelRef};
 use crate::mat::{MatMut, MatRef, RowsMut};
-use crate::program::Port;
+use crate::program::{Port, wide};
 use crate::simd::Isa;
 
 /// Where the rows of a result go.
@@ -21,7 +21,7 @@ impl<'a> Sink<'a> {
         match self {
             Sink::Rows(m) => Dest::Rows(m.take_rows(rows)),
             Sink::Staged(data, cols) => {
-                let (head, tail) = std::mem::take(data).split_at_mut(rows * panels(*cols) * PANEL);
+                let (head, tail) = std::mem::take(data).split_at_mut(wide(*cols) * rows);
                 *data = tail;
                 Dest::Panels(PanelMut::new(head, rows, *cols))
             }
@@ -32,7 +32,7 @@ impl<'a> Sink<'a> {
 /// Copies staged row blocks to a matrix of any strides.
 pub(super) fn unstage(isa: Isa, staging: &[f32], rows: usize, out: &mut MatMut<'_>) {
     let (n, cols) = out.shape();
-    let width = panels(cols) * PANEL;
+    let width = wide(cols);
     for first in (0..n).step_by(rows) {
         let rows = rows.min(n - first);
         unpack(isa, PanelRef::new(&staging[first * width..][..rows * width], rows, cols), out, first);

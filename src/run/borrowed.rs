@@ -2,7 +2,7 @@
 
 use super::source::Source;
 use crate::error::Error;
-use crate::gemm::buffers::Buffer;
+use crate::gemm::buffers::{Buffer, room};
 use crate::gemm::factor::Factor;
 use crate::params::borrowed::AffineRef;
 use crate::program::{Program, Side, wide};
@@ -18,8 +18,7 @@ pub(crate) struct Biases {
 impl Biases {
     /// Copies the biases of all maps. Lengths have been checked.
     pub(crate) fn copy(&mut self, program: &Program, maps: &[AffineRef<'_>]) -> Result<(), Error> {
-        self.starts.clear();
-        self.starts.try_reserve(maps.len()).map_err(|_| Error::Memory { bytes: maps.len() * size_of::<usize>() })?;
+        room(&mut self.starts, maps.len())?;
         let mut end = 0usize;
         for &(_, outputs) in &program.affines {
             self.starts.push(end);

@@ -6,7 +6,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::gemm::epilogue::{Epilogue, Post};
 use crate::program::memory::Home;
-use crate::program::{GemmStep, Port, Program, Step, Val};
+use crate::program::{GemmStep, Port, Program, Side, Step, Val};
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
@@ -160,8 +160,8 @@ impl Page<'_> {
         }
         let (out, a) = (self.place(g.out), self.name(g.a));
         let map = match g.side {
-            crate::program::Side::Forward => format!("{a} W[{}]ᵀ + b[{}]", g.affine, g.affine),
-            crate::program::Side::Adjoint => format!("{a} W[{}]", g.affine),
+            Side::Forward => format!("{a} W[{}]ᵀ + b[{}]", g.affine, g.affine),
+            Side::Adjoint => format!("{a} W[{}]", g.affine),
         };
         write!(self.text, "    {out} = {map}")?;
         let posts: Vec<_> =

@@ -2,11 +2,10 @@
 
 use crate::gemm::buffers::Buffer;
 use crate::gemm::factor::Factor;
-use crate::gemm::panels::{PANEL, panels};
 use crate::mat::MatMut;
 use crate::params::borrowed::AffineGradMut;
 use crate::params::gradients::Gradients;
-use crate::program::Side;
+use crate::program::{Side, wide};
 use std::ops::Range;
 
 /// The weights of a network, by the number of the affine map. `Program::check` has seen that each is there and of its size.
@@ -87,7 +86,7 @@ fn caller<'s>(grad: &'s mut AffineGradMut<'_>, staging: &'s mut Buffer) -> Slot<
         match Layout::of(dw) {
             Layout::Rows => Target::Rows { m: dw.reborrow(), outputs_first: true },
             Layout::Columns => Target::Rows { m: dw.reborrow().t(), outputs_first: false },
-            Layout::Other => Target::Panels(&mut staging.as_mut_slice()[..panels(outputs) * PANEL * inputs]),
+            Layout::Other => Target::Panels(&mut staging.as_mut_slice()[..wide(outputs) * inputs]),
         }
     });
     Slot { dw, db: grad.bias.as_deref_mut() }

@@ -2,7 +2,7 @@
 
 use crate::common::optimizers::{Settings, adamw_step_in, sgd_step_in};
 use crate::common::{
-    Grid, Layout, MapGrad, Rng, Stage, assert_same, build_stack, contexts, fastest, gradients_of, mat, mat_mut,
+    Grid, Layout, MapGrad, NAMES, Rng, Stage, assert_same, build_stack, contexts, fastest, gradients_of, mat, mat_mut,
     parameters_of, random_grads, random_stack,
 };
 use proptest::prelude::*;
@@ -21,22 +21,6 @@ fn stages(rng: &mut Rng) -> Vec<Stage> {
 fn stack(seed: u64) -> Stack {
     build_stack(&stages(&mut Rng::new(seed)))
 }
-
-/// The names of all that `stack` has.
-const NAMES: [&str; 12] = [
-    "input.weight",
-    "input.bias",
-    "blocks.0.first.weight",
-    "blocks.0.first.bias",
-    "blocks.0.second.weight",
-    "blocks.0.second.bias",
-    "blocks.1.first.weight",
-    "blocks.1.first.bias",
-    "blocks.1.second.weight",
-    "blocks.1.second.bias",
-    "output.weight",
-    "output.bias",
-];
 
 // ----------------------------------------------------------------------------------------------- the table of tensors
 

@@ -432,6 +432,22 @@ pub(crate) fn random_stack(
     stages
 }
 
+/// The names of all tensors of a stack of two blocks between projections, in order.
+pub(crate) const NAMES: [&str; 12] = [
+    "input.weight",
+    "input.bias",
+    "blocks.0.first.weight",
+    "blocks.0.first.bias",
+    "blocks.0.second.weight",
+    "blocks.0.second.bias",
+    "blocks.1.first.weight",
+    "blocks.1.first.bias",
+    "blocks.1.second.weight",
+    "blocks.1.second.bias",
+    "output.weight",
+    "output.bias",
+];
+
 pub(crate) fn build_stack(stages: &[Stage]) -> Stack {
     let (input, rest) = stages.split_first().expect("an input projection");
     let (output, blocks) = rest.split_last().expect("an output projection");

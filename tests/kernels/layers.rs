@@ -2,8 +2,8 @@
 //! training, and what may cross threads.
 
 use crate::common::{
-    self, Grid, Layout, Rng, Stage, assert_same, assert_within, build_stack, contexts, fastest, gradients_of, mat,
-    mat_mut, oracle_backward, oracle_forward, parameters_of, random_grads, random_stack, to_f64, to_running,
+    self, Grid, Layout, NAMES, Rng, Stage, assert_same, assert_within, build_stack, contexts, fastest, gradients_of,
+    mat, mat_mut, oracle_backward, oracle_forward, parameters_of, random_grads, random_stack, to_f64, to_running,
     zero_grads,
 };
 use resblock::bounds::Running;
@@ -29,23 +29,9 @@ fn fill_weights<L: Layer>(layer: &mut L, index: usize, value: f32) {
 fn parameters_have_paths_as_names_in_the_order_that_a_row_meets_them() {
     let stack = Stack::new(&config()).expect("a stack");
     let names: Vec<String> = stack.parameters().map(|p| p.to_string()).collect();
-    let want = [
-        "input.weight",
-        "input.bias",
-        "blocks.0.first.weight",
-        "blocks.0.first.bias",
-        "blocks.0.second.weight",
-        "blocks.0.second.bias",
-        "blocks.1.first.weight",
-        "blocks.1.first.bias",
-        "blocks.1.second.weight",
-        "blocks.1.second.bias",
-        "output.weight",
-        "output.bias",
-    ];
-    assert_eq!(names, want);
+    assert_eq!(names, NAMES);
     let grads = Gradients::new(&stack).expect("gradients");
-    assert_eq!(grads.iter().map(|g| g.to_string()).collect::<Vec<_>>(), want, "gradients are named as parameters");
+    assert_eq!(grads.iter().map(|g| g.to_string()).collect::<Vec<_>>(), NAMES, "gradients are named as parameters");
     let shapes: Vec<_> = stack.parameters().map(|p| p.shape()).collect();
     assert_eq!(shapes[..6], [(20, 3), (1, 20), (33, 20), (1, 33), (20, 33), (1, 20)]);
     assert_eq!(grads.iter().map(|g| g.shape()).collect::<Vec<_>>(), shapes);
