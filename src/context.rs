@@ -2,7 +2,9 @@
 
 use crate::error::Error;
 use crate::gemm::blocking::Blocking;
-use crate::gemm::driver::Par;
+use crate::gemm::caches::caches;
+use crate::team::par::Par;
+use std::time::Duration;
 use crate::simd::{Isa, IsaList};
 
 /// How calls run: instruction set, threads and block sizes. None of them changes a bit of any result.
@@ -13,7 +15,49 @@ pub struct Context {
     isa: Isa,
     par: Par,
     blocking: Blocking,
+    linger: Duration,
+    machine: Machine,
 }
+
+/// A machine, as plans see it: what the choice of threads and pieces is made from ([`crate::Layer::explain`] shows it). None of it changes
+/// a bit of any result. The default has this CPU's L2 and otherwise what was measured on server CPUs with AVX-512 (docs/tuning.md).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Machine {
+    /// Threads, for explanations of a machine that is not this one; 0: as many as the context and its pool have.
+    pub threads: u32,
+    /// Fused multiply-adds of a core in a microsecond.
+    pub fma_per_us: u32,
+    /// KiB of L2 of a core.
+    pub l2_kib: u32,
+    /// MB/s that a core reads from its L2, and from what all cores share.
+    pub l2_mb_per_s: u32,
+    /// See above.
+    pub l3_mb_per_s: u32,
+    /// Nanoseconds that a phase of work costs, and each thread of it adds.
+    pub phase_ns: u32,
+    /// See above.
+    pub thread_ns: u32,
+    /// Nanoseconds that each thread adds to a call.
+    pub call_ns: u32,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self {
+            threads: 0,
+            fma_per_us: 80_000,
+            l2_kib: u32::try_from(caches().l2 >> 10).unwrap_or(u32::MAX),
+            l2_mb_per_s: 100_000,
+            l3_mb_per_s: 25_000,
+            phase_ns: 300,
+            thread_ns: 80,
+            call_ns: 150,
+        }
+    }
+}
+
+/// How long helpers stay after a call, unless told otherwise: less than waking one up takes.
+const LINGER: Duration = Duration::from_micros(50);
 
 impl Context {
     /// The fastest instruction set of this CPU (or `RESBLOCK_ISA`), one thread, default block sizes.
@@ -21,7 +65,13 @@ impl Context {
     /// # Errors
     /// [`Error::Isa`] if `RESBLOCK_ISA` names a set that does not exist or that this CPU does not have.
     pub fn new() -> Result<Self, Error> {
-        Ok(Self { isa: Isa::detect()?, par: Par::Seq, blocking: Blocking::default() })
+        Ok(Self {
+            isa: Isa::detect()?,
+            par: Par::Seq,
+            blocking: Blocking::default(),
+            linger: LINGER,
+            machine: Machine::default(),
+        })
     }
 
     /// The same with another instruction set.
@@ -47,6 +97,18 @@ impl Context {
         Self { blocking, ..self }
     }
 
+    /// The same with another time that helpers wait, after a call, for the next one, on their threads of the pool, before they give
+    /// these back. Calls that follow each other within it find their threads awake, and each piece of work on the thread that had it before.
+    /// Meanwhile the pool's other tasks wait, so keep it short where there are any; 0 gives threads back at once. 50 microseconds, unless set.
+    pub fn with_linger(self, linger: Duration) -> Self {
+        Self { linger, ..self }
+    }
+
+    /// The same with another idea of the machine, from which plans are made.
+    pub fn with_machine(self, machine: Machine) -> Self {
+        Self { machine, ..self }
+    }
+
     /// The instruction set.
     pub fn isa(&self) -> Isa {
         self.isa
@@ -60,6 +122,16 @@ impl Context {
     /// The block sizes.
     pub fn blocking(&self) -> Blocking {
         self.blocking
+    }
+
+    /// How long helpers wait for the next call.
+    pub fn linger(&self) -> Duration {
+        self.linger
+    }
+
+    /// The machine, as plans see it.
+    pub fn machine(&self) -> Machine {
+        self.machine
     }
 
     /// Length of a k block: a positive multiple of 16.

@@ -27,17 +27,19 @@ pub mod reference;
 mod run;
 #[allow(unsafe_code, reason = "intrinsics, and the crossing into code compiled for an instruction set")]
 mod simd;
+#[allow(unsafe_code, reason = "threads that outlive no call: the door proves it, and pieces that no two of them share")]
+mod team;
 mod weights;
 
 pub use activation::Activation;
 #[cfg(feature = "safetensors")]
 pub use checkpoint::{Checkpoint, Leftovers, SavedOptimizer, Snapshot, TensorInfo};
-pub use context::Context;
+pub use context::{Context, Machine};
 pub use error::Error;
 #[cfg(feature = "safetensors")]
 pub use error::checkpoint::CheckpointError;
 pub use gemm::blocking::Blocking;
-pub use gemm::driver::Par;
+pub use team::par::Par;
 pub use layers::block::{Block, Skip};
 pub use layers::functional::Functional;
 pub use layers::init::{Init, Scheme};

@@ -163,6 +163,7 @@ impl<'a> MatRef<'a> {
     pub(crate) fn as_rows(&self) -> Option<Rows<'a>> {
         (self.col_stride == 1 && self.reversed == Reversed::NONE).then_some(Rows {
             data: self.data,
+            rows: self.rows,
             cols: self.cols,
             row_stride: self.row_stride,
         })
@@ -203,6 +204,7 @@ fn whole_rows(len: usize, width: usize) -> Result<usize, Error> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rows<'a> {
     pub(crate) data: &'a [f32],
+    pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) row_stride: usize,
 }
@@ -217,12 +219,6 @@ pub struct MatMut<'a> {
     row_stride: usize,
     col_stride: usize,
     reversed: Reversed,
-}
-
-impl RowsMut<'_> {
-    pub(crate) fn reborrow(&mut self) -> RowsMut<'_> {
-        RowsMut { data: self.data, ..*self }
-    }
 }
 
 impl<'a> MatMut<'a> {
@@ -332,14 +328,15 @@ impl<'a> MatMut<'a> {
     pub(crate) fn as_rows_from(&mut self, first: usize) -> Option<RowsMut<'_>> {
         let straight = self.col_stride == 1 && self.reversed == Reversed::NONE;
         let data = if straight { self.data.get_mut(first * self.row_stride..)? } else { return None };
-        Some(RowsMut { data, cols: self.cols, row_stride: self.row_stride })
+        Some(RowsMut { data, rows: self.rows.saturating_sub(first), cols: self.cols, row_stride: self.row_stride })
     }
 
     /// The rows of the transpose, where the rows lie side by side: columns, from row `first` on.
     pub(crate) fn as_columns_from(&mut self, first: usize) -> Option<RowsMut<'_>> {
         let straight = self.row_stride == 1 && self.reversed == Reversed::NONE;
         let data = if straight { self.data.get_mut(first..)? } else { return None };
-        Some(RowsMut { data, cols: self.rows.saturating_sub(first), row_stride: self.col_stride })
+        let cols = self.rows.saturating_sub(first);
+        Some(RowsMut { data, rows: self.cols, cols, row_stride: self.col_stride })
     }
 
     /// Makes every element `value`.
@@ -365,7 +362,7 @@ impl<'a> MatMut<'a> {
         let (head, tail) = data.split_at_mut(at);
         self.data = tail;
         self.rows -= count;
-        RowsMut { data: head, cols: self.cols, row_stride: self.row_stride }
+        RowsMut { data: head, rows: count, cols: self.cols, row_stride: self.row_stride }
     }
 }
 
@@ -373,6 +370,7 @@ impl<'a> MatMut<'a> {
 #[derive(Debug)]
 pub(crate) struct RowsMut<'a> {
     pub(crate) data: &'a mut [f32],
+    pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) row_stride: usize,
 }

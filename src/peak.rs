@@ -3,7 +3,6 @@
 use crate::context::Context;
 use crate::error::Error;
 use crate::gemm::buffers::Buffer;
-use crate::gemm::driver::for_each;
 use crate::gemm::epilogue::Epilogue;
 use crate::gemm::factor::Factor;
 use crate::gemm::macro_kernel::{Gemm, gemm};
@@ -11,6 +10,8 @@ use crate::gemm::panel_mat::PanelMat;
 use crate::gemm::start::Start;
 use crate::mat::MatRef;
 use crate::simd::{Kernel, Simd};
+use crate::team::Team;
+use crate::team::pieces::{Chunks, Numbers};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -38,11 +39,12 @@ pub fn fma_peak(ctx: &Context, duration: Duration) -> Result<Peak, Error> {
     const PIECES: usize = 16; // for each thread, so that a thread that starts late costs little
     let threads = ctx.par().threads().max(1);
     let mut crew = vec![(); threads];
+    let mut team = Team::new(threads, ctx.linger());
     let flops = ctx.isa().run(ChainFlops) as f64 * (STEPS * PIECES * threads) as f64;
     let (begin, mut best) = (now()?, f64::INFINITY);
     while begin.elapsed() < duration || best.is_infinite() {
         let t = Instant::now();
-        for_each(0..PIECES * threads, &mut crew, |_, ()| ctx.isa().run(Chains { steps: STEPS }));
+        team.each(PIECES * threads, &Numbers, &mut crew, |_, ()| ctx.isa().run(Chains { steps: STEPS }));
         best = best.min(t.elapsed().as_secs_f64());
     }
     Ok(Peak { gflops: flops / best / 1e9, threads })
@@ -62,10 +64,12 @@ pub fn read_bandwidth(ctx: &Context, bytes: usize, duration: Duration) -> Result
     buffer.grow(part.saturating_mul(threads))?;
     // A buffer that fits a cache is read in less time than a clock resolves.
     let passes = (1 << 20) / buffer.as_slice().len().max(1) + 1;
+    let mut team = Team::new(threads, ctx.linger());
+    let pieces = Chunks::new(buffer.as_mut_slice(), part);
     let (begin, mut best) = (now()?, f64::INFINITY);
     while begin.elapsed() < duration || best.is_infinite() {
         let t = Instant::now();
-        for_each(buffer.as_slice().chunks(part), &mut crew, |data, ()| ctx.isa().run(Reads { data, passes }));
+        team.each(threads, &pieces, &mut crew, |data, ()| ctx.isa().run(Reads { data, passes }));
         best = best.min(t.elapsed().as_secs_f64());
     }
     Ok((size_of_val(buffer.as_slice()) * passes) as f64 / best / 1e9)

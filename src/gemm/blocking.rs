@@ -40,32 +40,17 @@ impl Blocking {
         most.min(1 << 30).next_multiple_of(PANEL)
     }
 
-    /// Rows of a block for a batch of `n` on `threads` threads, through layers whose widest has `width` inputs and hidden columns
-    /// together: blocks of nearly equal size, a multiple of the thread count of them unless that makes blocks of fewer than `few`
-    /// rows.
-    pub(crate) fn row_block(&self, n: usize, threads: usize, few: usize, width: usize) -> usize {
+    /// Most rows of a block, through layers whose widest has `width` inputs and hidden columns together.
+    pub(crate) fn most_rows(&self, width: usize) -> usize {
         // More rows: weights are streamed, transposed and their gradients passed over less often. Fewer: x and h, and in training
         // dz and dy, stay in L2. 128 rows are ten tiles of 12 and 13.
-        let most = if self.rows == 0 { (block_floats() / width.max(1)).clamp(128, 256) } else { self.rows };
-        let blocks = n.div_ceil(most).max(1);
-        let even = blocks.checked_next_multiple_of(threads.max(1)).unwrap_or(blocks);
-        let blocks = if n / even >= few { even } else { blocks };
-        n.div_ceil(blocks).max(1)
+        if self.rows == 0 { (block_floats() / width.max(1)).clamp(128, 256) } else { self.rows }
     }
 }
 
 /// Floats that half of L1 holds: what is written there to be read again soon, beside what streams through.
 pub(super) fn half_l1() -> usize {
     caches().l1 / 2 / size_of::<f32>()
-}
-
-/// Fewest rows that are worth a thread of their own, in layers of at most so many weights; with fewer, threads share columns.
-/// Each thread streams all weights for its rows, which pays while they are in the L2 of each; in training it also transposes them.
-/// Two threads, forward (8,256,256): 284 Gflop/s by columns, 423 by rows; (8,512,512): 388 and 378; training (8,256,256): 254
-/// and 239.
-pub(crate) fn fewest_rows(weights: usize, training: bool) -> usize {
-    const WEIGHTS_IN_L2: usize = 320 << 10;
-    if weights <= WEIGHTS_IN_L2 && !training { 4 } else { 8 }
 }
 
 /// Floats of x and h in one block of rows: five eighths of L2. Measured on an L2 of 1 MiB, training: 256 rows gain 1 to 2 % over
@@ -75,8 +60,9 @@ fn block_floats() -> usize {
     caches().l2 / 8 * 5 / size_of::<f32>()
 }
 
-/// Multiply-adds that make one more thread worth its job: some 4 microseconds against 1 to 2 for a region whose threads are awake.
-const WORK_PER_THREAD: usize = 500_000;
+/// Multiply-adds below which one more thread is not even thought about: a microsecond, less than it takes it to hear of the work. What
+/// more of them are worth is for the cost model to tell (`run::cost`).
+const WORK_PER_THREAD: usize = 100_000;
 
 /// Multiply-adds for each thread that make a parallel region worth its barrier, where backward cuts a deep stack into regions:
 /// some 70 microseconds against 1 to 2.

@@ -4,9 +4,9 @@ use std::sync::OnceLock;
 
 /// Bytes of the data caches that a core has for itself.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Caches {
-    pub(super) l1: usize,
-    pub(super) l2: usize,
+pub(crate) struct Caches {
+    pub(crate) l1: usize,
+    pub(crate) l2: usize,
 }
 
 /// What is assumed where the CPU does not tell: the least that a CPU with wide vectors has.
@@ -15,7 +15,7 @@ const LEAST: Caches = Caches { l1: 32 << 10, l2: 512 << 10 };
 /// The caches of this CPU. Asked for once: in a virtual machine the instruction takes microseconds.
 ///
 /// L3 is not asked for. It is shared, in a virtual machine with strangers, and what is reported there is often that of the host.
-pub(super) fn caches() -> Caches {
+pub(crate) fn caches() -> Caches {
     static CACHES: OnceLock<Caches> = OnceLock::new();
     *CACHES.get_or_init(|| told().unwrap_or(LEAST))
 }

@@ -133,6 +133,40 @@ const fn tile_panels<S: Simd>(mr: usize) -> usize {
     if panels > S::NP { panels } else { S::NP }
 }
 
+/// What a set's tiles are like, for those who cut work into pieces of whole tiles.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TileSizes {
+    /// Panels of a tile of 1, 2, 3, 4 and more rows.
+    few: [usize; FEW_ROWS],
+    many: usize,
+    /// Panels of a tile of a weight gradient.
+    pub(crate) grad_panels: usize,
+}
+
+impl TileSizes {
+    /// Panels that tiles take side by side in a block of so many rows.
+    pub(crate) fn side_by_side(&self, rows: usize) -> usize {
+        self.few.get(rows.wrapping_sub(1)).copied().unwrap_or(self.many)
+    }
+}
+
+/// The tiles of an instruction set.
+pub(crate) fn tile_sizes(isa: Isa) -> TileSizes {
+    struct Ask;
+    impl Kernel for Ask {
+        type Output = TileSizes;
+        #[inline(always)]
+        fn run<S: Simd>(self, _: S) -> TileSizes {
+            TileSizes {
+                few: const { [tile_panels::<S>(1), tile_panels::<S>(2), tile_panels::<S>(3), tile_panels::<S>(4)] },
+                many: S::NP,
+                grad_panels: S::GRAD_NP,
+            }
+        }
+    }
+    isa.run(Ask)
+}
+
 impl<O: Op> Kernel for Finishing<'_, '_, '_, '_, O> {
     type Output = ();
     #[inline(always)]

@@ -7,10 +7,9 @@
 
 pub(crate) mod blocking;
 pub(crate) mod buffers;
-mod caches;
+pub(crate) mod caches;
 pub(crate) mod cells;
 pub(crate) mod column_sums;
-pub(crate) mod driver;
 pub(crate) mod epilogue;
 pub(crate) mod factor;
 mod lanes;

@@ -105,7 +105,7 @@ impl Kernel for PackColumns<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { columns: Rows { data, cols: rows, row_stride: stride }, mut out } = self;
+        let Self { columns: Rows { data, cols: rows, row_stride: stride, .. }, mut out } = self;
         for p in 0..panels(out.cols()) {
             let width = PANEL.min(out.cols() - p * PANEL);
             for i in (0..rows).step_by(PANEL) {

@@ -91,19 +91,12 @@ impl Gradients {
         self.table.rows().iter().map(|row| row.value.as_ref())
     }
 
-    /// Panels of dWᵀ, and db without padding, of affine map `index`; empty where declined or not there.
-    pub(crate) fn affine_mut(&mut self, index: usize) -> [&mut [f32]; 2] {
-        let (start, end) = (self.affine_starts[index], self.affine_starts[index + 1]);
-        affine(&mut self.table.rows_mut()[start..end])
-    }
-
-    /// As [`Gradients::affine_mut`], of each affine map before map `end`, from the last down.
-    pub(crate) fn affines_rev_mut(&mut self, end: usize) -> impl Iterator<Item = [&mut [f32]; 2]> {
-        let starts = &self.affine_starts[..=end];
-        let mut rows = &mut self.table.rows_mut()[..starts[end]];
-        starts.windows(2).rev().map(move |map| {
-            let (before, tensors) = std::mem::take(&mut rows).split_at_mut(map[0]);
-            rows = before;
+    /// Panels of dWᵀ, and db without padding, of each affine map; empty where declined or not there.
+    pub(crate) fn affines_mut(&mut self) -> impl Iterator<Item = [&mut [f32]; 2]> {
+        let mut rows = self.table.rows_mut();
+        self.affine_starts.windows(2).map(move |map| {
+            let (tensors, after) = std::mem::take(&mut rows).split_at_mut(map[1] - map[0]);
+            rows = after;
             affine(tensors)
         })
     }

@@ -29,7 +29,7 @@ pub(crate) struct Operand {
 }
 
 /// Most places that a step writes.
-pub(crate) const MOST_WRITES: usize = 3;
+pub(crate) const MOST_WRITES: usize = crate::team::pieces::MOST_PLACES;
 
 /// What a step writes in one region, in order: start and width of each place.
 #[derive(Debug, Clone, Copy, Default)]

@@ -237,9 +237,8 @@ pub struct Program {
     pub(crate) affines: Vec<(usize, usize)>,
     pub(crate) y: Val,
     pub(crate) dx: Val,
-    /// Multiply-adds of a forward pass for one row, and of its largest part.
+    /// Multiply-adds of a forward pass for one row.
     pub(crate) work: usize,
-    pub(crate) largest: usize,
     pub(crate) widest: usize,
     /// Floats of record for each row, None if that overflows.
     pub(crate) record_width: Option<usize>,
@@ -415,7 +414,6 @@ impl Builder {
         let most = |f: fn(&Part) -> usize| parts.iter().map(f).max().unwrap_or(0);
         Program {
             work: parts.iter().map(|p| p.work).fold(0, usize::saturating_add),
-            largest: most(|p| p.work),
             widest: most(|p| p.width),
             record_width: record,
             fingerprint: fingerprint(&parts),

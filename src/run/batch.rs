@@ -3,18 +3,56 @@
 //! The vector operand is dZ or dY on the slab, the broadcast operand X or H on the record: the same panels that the GEMMs by rows
 //! wrote and read.
 
-use super::source::{Slot, Slots, Target};
+use super::source::{Slot, Slots, Target as Wanted};
+use super::workspace::Scratch;
 use crate::context::Context;
-use crate::gemm::blocking::{streams_gradient, useful_threads};
+use crate::error::Error;
+use crate::gemm::blocking::streams_gradient;
+use crate::gemm::cells::Out;
 use crate::gemm::column_sums::column_sums;
-use crate::gemm::driver::for_each;
 use crate::gemm::macro_kernel::{GradGemm, grad_gemm};
-use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panels};
+use crate::gemm::panels::{PANEL, PanelMut, PanelRef};
 use crate::gemm::start::Start;
-use crate::mat::RowsMut;
 use crate::program::memory::{Home, Memory};
-use crate::program::{Grad, Program, Val};
-use std::ops::Range;
+use crate::program::{Program, Val};
+use crate::team::Team;
+use crate::team::pieces::{Held, Part, PartPiece, Target, Targets};
+
+/// A sum over the batch: of which two values dW is the product, or of which one db is the sum of columns.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Sum {
+    Product { a: Val, b: Val },
+    Columns { b: Val },
+}
+
+/// Numbers of the two targets of an affine map: dW and db.
+pub(crate) fn targets_of(map: usize) -> [usize; 2] {
+    [2 * map, 2 * map + 1]
+}
+
+/// Holds the places of all gradients, by those numbers. What was declined has none.
+pub(super) fn hold<'l>(
+    list: &'l mut Targets,
+    program: &Program,
+    grads: &'l mut Slots<'_, '_>,
+) -> Result<Held<'l>, Error> {
+    let slots = grads.all().zip(&program.affines);
+    let targets = slots.flat_map(|(Slot { dw, db }, &(inputs, outputs))| {
+        let dw = match dw {
+            Some(Wanted::Panels(data)) if !data.is_empty() => {
+                Some(Target { cells: PanelMut::new(data, inputs, outputs).into(), swapped: false })
+            }
+            Some(Wanted::Rows { mut m, outputs_first }) => {
+                let rows = m.rows();
+                Some(Target { cells: m.take_rows(rows).into(), swapped: outputs_first })
+            }
+            _ => None,
+        };
+        let db = db.filter(|db| !db.is_empty()).map(|db| Target { cells: Out::line(db), swapped: false });
+        [dw, db]
+    });
+    list.hold(2 * program.affines.len(), targets)
+}
 
 /// Some row blocks, with what forward and backward by rows left of them.
 #[derive(Clone, Copy)]
@@ -59,117 +97,45 @@ impl<'a> Block<'a> {
     }
 }
 
-/// The work of one thread at a time: some panels or rows of one weight gradient, or some columns of one bias gradient.
-enum Piece<'a> {
-    Panels { of: Grad, first: usize, out: PanelMut<'a> },
-    Rows { of: Grad, outputs_first: bool, at: Range<usize>, out: RowsMut<'a> },
-    Bias { of: Grad, first: usize, out: &'a mut [f32] },
-}
-
-/// Panels in a piece of a weight gradient, where threads share: a multiple of what tiles take side by side on any instruction
-/// set (3 and 1), and still several pieces for each thread in a 256-wide layer.
-const PIECE_PANELS: usize = 6;
-/// Panels in a piece of a bias gradient: the four that `column_sums` runs side by side.
-const PIECE_BIAS_PANELS: usize = 4;
-
-/// Does `run` with the gradients of one affine map, each in one piece. What was declined has none.
-fn whole(slot: Slot<'_>, of: Grad, (inputs, outputs): (usize, usize), run: impl Fn(&mut Piece<'_>)) {
-    match slot.dw {
-        Some(Target::Panels(out)) if !out.is_empty() => {
-            run(&mut Piece::Panels { of, first: 0, out: PanelMut::new(out, inputs, outputs) });
-        }
-        Some(Target::Rows { mut m, outputs_first }) => {
-            let rows = m.rows();
-            run(&mut Piece::Rows { of, outputs_first, at: 0..panels(rows), out: m.take_rows(rows) });
-        }
-        _ => {}
-    }
-    if let Some(out) = slot.db.filter(|out| !out.is_empty()) {
-        run(&mut Piece::Bias { of, first: 0, out });
-    }
-}
-
-/// The same cut into pieces for threads to share.
-fn pieces(slot: Slot<'_>, of: Grad, (inputs, outputs): (usize, usize)) -> impl Iterator<Item = Piece<'_>> {
-    let (panel_data, rows) = match slot.dw {
-        None => (&mut [][..], None),
-        Some(Target::Panels(data)) => (data, None),
-        Some(Target::Rows { m, outputs_first }) => (&mut [][..], Some((m, outputs_first))),
-    };
-    let by_panels = panel_data.chunks_mut((PIECE_PANELS * PANEL * inputs).max(1)).enumerate().map(move |(i, out)| {
-        let first = i * PIECE_PANELS;
-        let cols = (PIECE_PANELS * PANEL).min(outputs - first * PANEL);
-        Piece::Panels { of, first, out: PanelMut::new(out, inputs, cols) }
-    });
-    let by_rows = rows.into_iter().flat_map(move |(mut m, outputs_first)| {
-        let total = panels(m.rows());
-        (0..total).step_by(PIECE_PANELS).map(move |first| {
-            let at = first..total.min(first + PIECE_PANELS);
-            Piece::Rows { of, outputs_first, out: m.take_rows(at.len() * PANEL), at }
-        })
-    });
-    let bias = slot.db.unwrap_or_default().chunks_mut(PIECE_BIAS_PANELS * PANEL).enumerate();
-    let bias = bias.map(move |(i, out)| Piece::Bias { of, first: i * PIECE_BIAS_PANELS, out });
-    by_panels.chain(by_rows).chain(bias)
-}
-
-impl Piece<'_> {
-    /// Runs the chains over one more row block; `go_on`: from what the gradient holds, else from zero.
-    fn add(&mut self, ctx: &Context, block: &Block<'_>, go_on: bool) {
-        let isa = ctx.isa();
-        let start = if go_on { Start::Continue } else { Start::Zero };
-        match self {
-            Piece::Panels { of, first, out } => {
-                let count = panels(out.as_ref().cols());
-                let (a, b) = (block.view(of.a), block.view(of.b));
+/// Runs a piece of a sum over the row blocks of a slab; `go_on`: from what the gradient holds, else from zero.
+fn add(ctx: &Context, slab: Slab<'_>, piece: PartPiece<'_, Sum>, go_on: bool) {
+    let PartPiece { what, rows, panels: columns, target: Target { mut cells, swapped } } = piece;
+    let isa = ctx.isa();
+    for block in slab.blocks() {
+        let go_on = go_on || block.first > 0;
+        match *what {
+            Sum::Product { a, b } => {
+                let (a, b) = (block.view(a), block.view(b));
                 let stream = streams_gradient(isa, block.rows, a.cols().saturating_mul(b.cols()));
-                let b = b.panel_range(*first, count);
-                grad_gemm(isa, &mut GradGemm { a, b, start, stream, out: out.reborrow().into() });
-            }
-            Piece::Rows { of, outputs_first, at, out } => {
+                let a = a.panel_range(rows.start / PANEL, (rows.end - rows.start).div_ceil(PANEL));
+                let b = b.panel_range(columns.start, columns.end - columns.start);
                 // A product is the same either way round: so rows of the gradient are those of the operand that the caller wants first.
-                let (rows, cols) = if *outputs_first { (of.b, of.a) } else { (of.a, of.b) };
-                let (a, b) = (block.view(rows), block.view(cols));
-                let stream = streams_gradient(isa, block.rows, a.cols().saturating_mul(b.cols()));
-                let a = a.panel_range(at.start, at.len());
-                grad_gemm(isa, &mut GradGemm { a, b, start, stream, out: out.reborrow().into() });
+                let (a, b) = if swapped { (b, a) } else { (a, b) };
+                let start = if go_on { Start::Continue } else { Start::Zero };
+                grad_gemm(isa, &mut GradGemm { a, b, start, stream, out: cells.reborrow() });
             }
-            Piece::Bias { of, first, out } => {
-                let b = block.view(of.b).panel_range(*first, panels(out.len()));
-                column_sums(isa, b, go_on, out);
+            Sum::Columns { b } => {
+                let b = block.view(b).panel_range(columns.start, columns.end - columns.start);
+                column_sums(isa, b, go_on, cells.row_mut());
             }
         }
     }
 }
 
-/// Runs the chains of dW and db of some parts over the rows of a slab; `go_on`: from what the gradients hold, else from zero.
+/// Runs the chains of some dW and db over the rows of a slab; `go_on`: from what the gradients hold, else from zero.
 pub(super) fn sums(
     ctx: &Context,
-    parts: Range<usize>,
+    team: &mut Team,
+    crew: &mut [Scratch],
+    parts: &[Part<Sum>],
     slab: Slab<'_>,
-    threads: usize,
-    grads: &mut Slots<'_, '_>,
+    grads: &mut Held<'_>,
     go_on: bool,
 ) {
-    let parts = &slab.program.parts[parts];
-    let work = parts.iter().map(|part| part.work).fold(0, usize::saturating_add);
-    let threads = threads.min(useful_threads(slab.rows.saturating_mul(work)));
-    let shapes = &slab.program.affines;
-    let of = parts.iter().rev().flat_map(|part| &part.grads);
-    let run = |piece: &mut Piece<'_>| slab.blocks().for_each(|block| piece.add(ctx, &block, go_on || block.first > 0));
-    if threads == 1 {
-        // Without the machinery of sharing, which costs a step of one row 3 %.
-        for &of in of {
-            whole(grads.of(of.affine), of, shapes[of.affine], run);
+    let Some(last) = parts.last() else { return };
+    team.each(last.before + last.grid.pieces(), &grads.parts(parts), crew, |piece, _| {
+        if let Some(piece) = piece {
+            add(ctx, slab, piece, go_on);
         }
-        return;
-    }
-    // Affine maps are numbered as a row meets them; so those of the parts are one range, whose last is met first on the way down.
-    let numbers = || of.clone().map(|of| of.affine);
-    let (Some(low), Some(high)) = (numbers().min(), numbers().max()) else { return };
-    let all =
-        grads.downwards(low..high + 1).zip(of.clone()).flat_map(|(slot, &of)| pieces(slot, of, shapes[of.affine]));
-    // Nothing but a count of threads: a vector of units takes no memory.
-    let mut crew = vec![(); threads];
-    for_each(all, &mut crew, |mut piece, ()| run(&mut piece));
+    });
 }

@@ -1,6 +1,7 @@
 //! Explanations: a program and its plan in words, for people who want to know where time and memory go.
 
-use super::plan::{Plan, Plans, Shares};
+use super::cost::Shares;
+use super::plan::{Plan, Plans};
 use super::record::record_len;
 use crate::context::Context;
 use crate::error::Error;
@@ -101,14 +102,14 @@ impl Page<'_> {
 
     /// What holds for the whole pass.
     fn head(&mut self, pass: &str, n: usize, times: usize) -> fmt::Result {
-        let Shares { rows, row_threads, column_threads, .. } = self.plan.shares;
+        let Shares { rows, threads, across, .. } = self.plan.shares;
         let (isa, depth) = (self.ctx.isa().name(), self.ctx.k_block());
         writeln!(self.text, "{pass} of {n} rows on {isa}: {}", flops(n, self.program.work, times))?;
         let blocks = n.div_ceil(rows);
-        let how = match (row_threads, column_threads) {
-            (1, 1) => "on one thread".to_owned(),
-            (_, 1) => format!("shared by {row_threads} threads"),
-            _ => format!("one after the other; {column_threads} threads share the columns of each GEMM"),
+        let how = match (threads, across) {
+            (1, _) => "on one thread".to_owned(),
+            (_, 1) => format!("shared by {threads} threads"),
+            _ => format!("each GEMM's columns in {across} pieces, shared by {threads} threads"),
         };
         writeln!(self.text, "  {blocks} blocks of up to {rows} rows, {how}; chains in pieces of {depth}")?;
         let local = self.plan.memory.local_width.saturating_mul(rows.min(n));
@@ -132,7 +133,7 @@ impl Page<'_> {
                 self.gemm(second)?;
                 let (name, width) = (self.name(first.out), self.program.value(first.out).cols);
                 let chunk = self.ctx.blocking().hidden_chunk();
-                if self.plan.shares.column_threads > 1 {
+                if self.plan.shares.across > 1 {
                     writeln!(
                         self.text,
                         "      not fused: threads share the columns of each GEMM, with a barrier between"

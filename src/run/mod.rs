@@ -10,14 +10,17 @@
 //! ```text
 //! for each slab: for each group of parts:     one thread: a slab is one row block, a group one part
 //!     rows:  B1, B2 for each row block                    threads share row blocks
-//!     batch: B3, B4 for all row blocks of the slab        threads share panels of dW
+//!     batch: B3, B4 for all row blocks of the slab        threads share pieces of dW
 //! ```
 //!
-//! With too few rows to share, threads share the columns of each GEMM instead, with a barrier after it.
+//! With too few rows for that, or weights that no thread should read whole, threads share the columns of each GEMM, too: then all row
+//! blocks go through a step before the next begins. What is shared out is a phase of the call's one team (`crate::team`), and which way
+//! is best for a batch is reckoned beforehand (`cost`).
 
 mod batch;
 mod blocks;
 pub(crate) mod borrowed;
+pub(crate) mod cost;
 pub(crate) mod explain;
 pub(crate) mod plan;
 pub(crate) mod record;
@@ -27,18 +30,20 @@ pub(crate) mod workspace;
 
 use crate::context::Context;
 use crate::error::Error;
-use crate::gemm::driver::for_each;
+use crate::gemm::buffers::Buffer;
+use crate::gemm::cells::Out;
 use crate::gemm::macro_kernel::PACK;
-use crate::gemm::panels::panel_len;
+use crate::gemm::pack::unpack;
+use crate::gemm::panels::{PanelMut, panel_len};
 use crate::mat::{MatMut, MatRef};
 use crate::program::Program;
-use batch::{Slab, sums};
-use blocks::{Given, Record, RowBlock, RowBlocks, Sink, unstage};
+use crate::team::Team;
+use batch::{Slab, hold, sums};
+use blocks::{Given, Record, Rows};
 use rows::Job;
 use source::{Slots, Source};
-use std::slice;
 use std::sync::Arc;
-use workspace::{Scratch, Workspace, grow_scratch};
+use workspace::{Workspace, grow_scratch};
 
 /// A network as a call sees it: what it computes, and where its weights are.
 #[derive(Clone, Copy)]
@@ -60,7 +65,7 @@ pub(crate) fn forward(
     let n = x.rows();
     let recorded = record.is_some();
     let (head, values) = record.map(record::parts_mut).unwrap_or_default();
-    let Workspace { scratch, staging, plans, .. } = ws;
+    let Workspace { scratch, slab, staging, plans, .. } = ws;
     // More rows than memory could ever hold a line of are refused, whatever they leave behind.
     panel_len("batch", n, 0)?;
     let plan = plans.forward(ctx, program, n, (recorded, skip.is_some()))?;
@@ -72,58 +77,66 @@ pub(crate) fn forward(
         }
         return Ok(());
     }
-    // All memory is there before anything is written.
-    let local_len = panel_len("batch", shares.rows.min(n), plan.memory.local_width)?;
-    let staged = !y.is_row_major() || shares.column_threads > 1;
-    let staging_len = if staged { panel_len("output", n, y.cols())? } else { 0 };
-    staging.grow(staging_len)?;
+    // All memory is there before anything is written. Values on their way are each thread's own, unless threads share columns.
+    let local_width = plan.memory.local_width;
+    let local_rows = if shares.across == 1 { shares.rows.min(n) } else { n };
+    let local_len = panel_len("batch", local_rows, local_width)?;
+    let (own, shared) = if shares.across == 1 { (local_len, 0) } else { (0, local_len) };
+    let mut staged = Staged::new(staging, "output", &y)?;
+    slab.grow(shared)?;
     let pack = if source.moves() { PACK } else { 0 };
-    grow_scratch(scratch, shares.row_threads.max(shares.column_threads), (shares.row_threads, local_len), pack)?;
+    grow_scratch(scratch, shares.threads, own, pack)?;
 
-    let staging = &mut staging.as_mut_slice()[..staging_len];
-    let mut sink = if staged { Sink::Staged(&mut *staging, y.cols()) } else { Sink::Rows(y.reborrow()) };
-    let job = Job::new(ctx, source, Given { entry: x, skip });
-    let record_width = if recorded { program.record_width.unwrap_or(0) } else { 0 };
-    let blocks = RowBlocks {
+    let rows = Rows {
+        first: 0,
+        count: n,
         record: Record::Write(values),
-        slab: &mut [],
-        sink: Some(&mut sink),
+        local: &mut slab.as_mut_slice()[..shared],
+        out: Some(staged.out(&mut y)),
         norms: &mut [],
-        widths: (record_width, 0, 0),
-        block_rows: shares.rows,
-        next_row: 0,
-        rows: n,
+        widths: (if recorded { program.record_width.unwrap_or(0) } else { 0 }, if shared == 0 { 0 } else { local_width }, 0),
     };
-    let run = |mut block: RowBlock<'_>, crew: &mut [Scratch]| {
-        let Some(mine) = crew.first_mut() else { return };
-        let (job, mut local) = (job, std::mem::take(&mut mine.local));
-        job.run(&plan.steps, &mut block, local.as_mut_slice(), crew);
-        crew[0].local = local;
-    };
-    share(blocks, scratch, shares.row_threads, shares.column_threads, run);
-    if staged {
-        unstage(ctx.isa(), staging, shares.rows, &mut y);
-    }
+    let mut team = Team::new(shares.threads, ctx.linger());
+    let job = Job::new(ctx, source, Given { entry: x, skip });
+    job.run(&mut team, &plan.steps, shares, rows, &mut scratch[..shares.threads]);
+    staged.hand_out(ctx, &mut y);
     if recorded {
         record::seal(head, program, n, shares.rows);
     }
     Ok(())
 }
 
-/// Does `run` for each block of rows: on threads that share the blocks, or with a crew that shares the columns of one after the other.
-fn share<B>(
-    blocks: B,
-    scratch: &mut [Scratch],
-    row_threads: usize,
-    column_threads: usize,
-    run: impl Fn(B::Item, &mut [Scratch]) + Sync,
-) where
-    B: Iterator + Send,
-{
-    if column_threads > 1 {
-        blocks.for_each(|block| run(block, &mut scratch[..column_threads]));
-    } else {
-        for_each(blocks, &mut scratch[..row_threads], |block, mine| run(block, slice::from_mut(mine)));
+/// A result on its way to the caller: into rows it goes at once; a matrix of other strides is filled from panels afterwards.
+struct Staged<'a> {
+    panels: Option<PanelMut<'a>>,
+}
+
+impl<'a> Staged<'a> {
+    fn new(staging: &'a mut Buffer, operand: &'static str, result: &MatMut<'_>) -> Result<Self, Error> {
+        if result.is_row_major() {
+            return Ok(Self { panels: None });
+        }
+        let (n, cols) = result.shape();
+        let len = panel_len(operand, n, cols)?;
+        staging.grow(len)?;
+        Ok(Self { panels: Some(PanelMut::new(&mut staging.as_mut_slice()[..len], n, cols)) })
+    }
+
+    /// Where kernels write it.
+    fn out<'s>(&'s mut self, result: &'s mut MatMut<'_>) -> Out<'s> {
+        match &mut self.panels {
+            Some(panels) => panels.reborrow().into(),
+            None => {
+                let rows = result.rows();
+                result.reborrow().take_rows(rows).into()
+            }
+        }
+    }
+
+    fn hand_out(self, ctx: &Context, result: &mut MatMut<'_>) {
+        if let Some(panels) = self.panels {
+            unpack(ctx.isa(), panels.as_ref(), result, 0);
+        }
     }
 }
 
@@ -150,60 +163,56 @@ pub(crate) fn backward(
     let record_width = program.record_width.unwrap_or(0);
     // A network without any width: its rows, of which forward took as many as there were, hold nothing.
     let n = if record_width == 0 && dy.cols() == 0 { 0 } else { dy.rows() };
-    let Workspace { scratch, slab, staging, row_norms, plans, .. } = ws;
+    let Workspace { scratch, slab, staging, row_norms, plans, targets, .. } = ws;
     let plan = plans.backward(ctx, program, (n, block_rows), dx.is_some())?;
     let (shares, local_width, slab_rows) = (plan.shares, plan.memory.local_width, plan.slab_rows);
     let slab_len = panel_len("batch", slab_rows.min(n), local_width)?;
-    let staged = dx.as_ref().is_some_and(|dx| !dx.is_row_major() || shares.column_threads > 1);
-    let dx_cols = dx.as_ref().map_or(0, MatMut::cols);
-    let staging_len = if staged { panel_len("dx", n, dx_cols)? } else { 0 };
     let norm_parts = if norms.is_some() { program.parts.len() } else { 0 };
     let norms_len = n.checked_mul(norm_parts);
     let norms_len =
         norms_len.ok_or(Error::Overflow { operand: "batch", rows: n, cols: norm_parts, strides: (1, 1) })?;
-    staging.grow(staging_len)?;
+    let mut staged = dx.as_ref().map(|dx| Staged::new(staging, "dx", dx)).transpose()?;
     slab.grow(slab_len)?;
-    grow_scratch(scratch, shares.row_threads.max(shares.column_threads), (0, 0), PACK)?;
+    grow_scratch(scratch, shares.threads, 0, PACK)?;
     let missing = norms_len.saturating_sub(row_norms.len());
     row_norms.try_reserve_exact(missing).map_err(|_| Error::Memory { bytes: missing.saturating_mul(8) })?;
     row_norms.resize(norms_len.max(row_norms.len()), 0.0);
-    let (staging, row_norms) = (&mut staging.as_mut_slice()[..staging_len], &mut row_norms[..norms_len]);
-    let mut sink =
-        dx.as_mut().map(|dx| if staged { Sink::Staged(&mut *staging, dx_cols) } else { Sink::Rows(dx.reborrow()) });
-
+    let row_norms = &mut row_norms[..norms_len];
     if n == 0 && !accumulate {
-        grads.clear(program.affines.len());
+        grads.clear();
     }
+    let mut targets = hold(targets, program, &mut grads)?;
+
+    let mut team = Team::new(shares.threads, ctx.linger());
+    let scratch = &mut scratch[..shares.threads];
     let job = Job::new(ctx, source, Given { entry: dy, skip: None });
+    let mut out = dx.as_mut().zip(staged.as_mut()).map(|(dx, staged)| staged.out(dx));
     for first_row in (0..n).step_by(slab_rows) {
-        let rows = slab_rows.min(n - first_row);
-        let slab = &mut slab.as_mut_slice()[..rows * local_width];
-        let record = &record[first_row * record_width..][..rows * record_width];
-        let norms = &mut row_norms[first_row * norm_parts..][..rows * norm_parts];
+        let count = slab_rows.min(n - first_row);
+        let local = &mut slab.as_mut_slice()[..count * local_width];
+        let record = &record[first_row * record_width..][..count * record_width];
+        let norms = &mut row_norms[first_row * norm_parts..][..count * norm_parts];
+        let mut slab_out = out.as_mut().map(|out| out.rows_from(first_row));
         for group in &plan.groups {
-            let blocks = RowBlocks {
+            let rows = Rows {
+                first: first_row,
+                count,
                 record: Record::Read(record),
-                slab: &mut *slab,
-                sink: if group.parts.start == 0 { sink.as_mut() } else { None },
+                local: &mut *local,
+                out: if group.parts.start == 0 { slab_out.take() } else { None },
                 norms: &mut *norms,
                 widths: (record_width, local_width, norm_parts),
-                block_rows: shares.rows,
-                next_row: first_row,
-                rows,
             };
-            let run = |mut block: RowBlock<'_>, crew: &mut [Scratch]| {
-                let (job, slab) = (job, std::mem::take(&mut block.slab));
-                job.run(&plan.steps[group.steps.clone()], &mut block, slab, crew);
-            };
-            share(blocks, scratch, shares.row_threads, shares.column_threads, run);
-            let block_rows = shares.rows;
-            let memory = &plan.memory;
-            let slab = Slab { program, memory, record, record_width, local: slab, block_rows, rows };
-            sums(ctx, group.parts.clone(), slab, shares.threads, &mut grads, accumulate || first_row > 0);
+            job.run(&mut team, &plan.steps[group.steps.clone()], shares, rows, scratch);
+            let (memory, block_rows) = (&plan.memory, shares.rows);
+            let slab = Slab { program, memory, record, record_width, local, block_rows, rows: count };
+            let cut = &plan.sums[group.sums.clone()];
+            sums(ctx, &mut team, scratch, cut, slab, &mut targets, accumulate || first_row > 0);
         }
     }
-    if let (true, Some(dx)) = (staged, &mut dx) {
-        unstage(ctx.isa(), staging, shares.rows, dx);
+    drop(team);
+    if let Some((dx, staged)) = dx.as_mut().zip(staged) {
+        staged.hand_out(ctx, dx);
     }
     if let Some(norms) = norms {
         sum_norms(row_norms, shares.rows, n, norms);

@@ -1,46 +1,19 @@
 //! Plans: how a batch and a program are cut, and where values live. Made once for a kind of call and kept in the workspace.
 
-use crate::context::Context;
+use super::batch::Sum;
+use super::cost::{Cost, Pass, Shares, cut_sums};
+use crate::context::{Context, Machine};
 use crate::error::Error;
-use crate::gemm::blocking::{Blocking, REGION_WORK, fewest_rows, useful_threads};
+use crate::gemm::blocking::{Blocking, REGION_WORK, useful_threads};
 use crate::gemm::buffers::room;
+use crate::gemm::macro_kernel::tile_sizes;
 use crate::program::Program;
 use crate::program::lower::{Lowered, Lowering};
 use crate::program::memory::{ForwardUse, Memory};
 use crate::simd::Isa;
+use crate::team::pieces::Part;
 use std::ops::Range;
 use std::sync::Arc;
-
-/// How a batch is shared out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Shares {
-    /// Rows of a block.
-    pub(crate) rows: usize,
-    /// Threads that take blocks of rows.
-    pub(crate) row_threads: usize,
-    /// Threads that share the columns of each GEMM, where there are too few rows to share.
-    pub(crate) column_threads: usize,
-    /// Threads that the whole call is worth and may use.
-    pub(crate) threads: usize,
-}
-
-impl Shares {
-    fn new(ctx: &Context, program: &Program, key: Key) -> Self {
-        let Key { n, threads, rows, .. } = key;
-        let rows = rows.unwrap_or_else(|| {
-            let few = fewest_rows(program.largest, key.option);
-            ctx.blocking().row_block(n, threads, few, program.widest)
-        });
-        let blocks = n.div_ceil(rows);
-        let (mut row_threads, mut column_threads) = (threads, 1);
-        if blocks < threads {
-            // A block of rows has two GEMMs and a barrier after each: half of its work must be worth a wake-up.
-            let worth = threads.min(useful_threads(n.saturating_mul(program.largest) / 2));
-            (row_threads, column_threads) = if blocks <= 1 { (1, worth) } else { (blocks, 1) };
-        }
-        Self { rows, row_threads, column_threads, threads }
-    }
-}
 
 /// What a kind of call is: all that a plan depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +24,7 @@ struct Key {
     threads: usize,
     isa: Isa,
     blocking: Blocking,
+    machine: Machine,
     /// Forward: whether it is recorded. Backward: whether dx is wanted.
     option: bool,
     /// Forward: whether the caller gives an addend.
@@ -61,8 +35,9 @@ struct Key {
 #[derive(Debug, Clone)]
 pub(crate) struct Group {
     pub(crate) parts: Range<usize>,
-    /// Their steps.
+    /// Their steps, and the pieces of their sums over the batch.
     pub(crate) steps: Range<usize>,
+    pub(crate) sums: Range<usize>,
 }
 
 /// How one kind of call goes.
@@ -72,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) shares: Shares,
     pub(crate) memory: Memory,
     pub(crate) steps: Vec<Lowered>,
+    /// Backward: the sums over the batch, cut.
+    pub(crate) sums: Vec<Part<Sum>>,
     /// Backward: rows that go through the row-local steps of a group before its sums over the batch.
     pub(crate) slab_rows: usize,
     /// The parts: all at once forward; backward some at a time, from the last down.
@@ -88,7 +65,7 @@ impl Plan {
         for part in &program.parts {
             Lowering { program, memory, chunk }.steps(&part.forward, steps);
         }
-        groups.push(Group { parts: 0..program.parts.len(), steps: 0..steps.len() });
+        groups.push(Group { parts: 0..program.parts.len(), steps: 0..steps.len(), sums: 0..0 });
         Ok(())
     }
 
@@ -98,13 +75,20 @@ impl Plan {
         self.group(program);
         let groups = self.groups.iter().map(|group| group.parts.clone());
         self.memory.backward(program, groups, key.option).ok_or_else(|| key.overflow(program))?;
-        let Self { memory, steps, groups, .. } = self;
+        room(&mut self.sums, program.affines.len().saturating_mul(2))?;
+        let tiles = tile_sizes(key.isa);
+        let rows = self.slab_rows.min(key.n);
+        let Self { memory, steps, groups, sums, shares, .. } = self;
         for group in groups {
+            let parts = &program.parts[group.parts.clone()];
             group.steps.start = steps.len();
-            for part in program.parts[group.parts.clone()].iter().rev() {
+            for part in parts.iter().rev() {
                 Lowering { program, memory, chunk }.steps(&part.backward, steps);
             }
             group.steps.end = steps.len();
+            group.sums.start = sums.len();
+            cut_sums(program, parts, rows, shares.threads, tiles, sums);
+            group.sums.end = sums.len();
         }
         Ok(())
     }
@@ -118,22 +102,22 @@ impl Plan {
 
     /// Columns of a chunk; None where threads share columns.
     fn chunk(&self, key: Key) -> Option<usize> {
-        (self.shares.column_threads == 1).then(|| key.blocking.hidden_chunk())
+        (self.shares.across == 1).then(|| key.blocking.hidden_chunk())
     }
 
     /// Cuts batch and network for backward. On one thread a slab is one row block and a group one part: sums over the batch follow at
     /// once, while their operands are in cache. On several, slabs and groups are as small as regions worth their barrier allow.
     fn group(&mut self, program: &Program) {
-        let Shares { rows, row_threads, .. } = self.shares;
+        let Shares { rows, threads, .. } = self.shares;
         // One row block for each thread, and so often as many as make the whole network worth a region.
         let enough = REGION_WORK.div_ceil(rows.saturating_mul(program.work).max(1));
-        let blocks = if row_threads == 1 { 1 } else { row_threads.saturating_mul(enough) };
+        let blocks = if threads == 1 { 1 } else { threads.saturating_mul(enough) };
         self.slab_rows = rows.saturating_mul(blocks);
         let (mut high, mut work) = (program.parts.len(), 0usize);
         for (index, part) in program.parts.iter().enumerate().rev() {
             work = work.saturating_add(self.slab_rows.saturating_mul(part.work));
-            if row_threads == 1 || index == 0 || work >= row_threads.saturating_mul(REGION_WORK) {
-                self.groups.push(Group { parts: index..high, steps: 0..0 });
+            if threads == 1 || index == 0 || work >= threads.saturating_mul(REGION_WORK) {
+                self.groups.push(Group { parts: index..high, steps: 0..0, sums: 0..0 });
                 (high, work) = (index, 0);
             }
         }
@@ -157,7 +141,7 @@ impl Latest {
         &mut self,
         ctx: &Context,
         program: &Arc<Program>,
-        key: Key,
+        (key, pass): (Key, Pass),
         make: impl FnOnce(&mut Plan, &Program, Key) -> Result<(), Error>,
     ) -> Result<&Plan, Error> {
         let made =
@@ -168,7 +152,7 @@ impl Latest {
         let plan = &mut self.plans[self.oldest];
         self.oldest = (self.oldest + 1) % MOST_PLANS;
         plan.made_for = None;
-        plan.shares = Shares::new(ctx, program, key);
+        plan.shares = key.shares(ctx, program, pass);
         make(plan, program, key)?;
         plan.made_for = Some((Arc::clone(program), key));
         Ok(plan)
@@ -192,8 +176,8 @@ impl Plans {
         n: usize,
         (record, skip): (bool, bool),
     ) -> Result<&Plan, Error> {
-        let latest = if record { &mut self.forward } else { &mut self.infer };
-        latest.get(ctx, program, Key::new(ctx, program, (n, None), (record, skip)), Plan::make_forward)
+        let (latest, pass) = if record { (&mut self.forward, Pass::Forward) } else { (&mut self.infer, Pass::Infer) };
+        latest.get(ctx, program, (Key::new(ctx, program, (n, None), (record, skip)), pass), Plan::make_forward)
     }
 
     /// Of a backward pass from a record in blocks of `rows`.
@@ -205,14 +189,21 @@ impl Plans {
         dx_wanted: bool,
     ) -> Result<&Plan, Error> {
         let key = Key::new(ctx, program, (n, Some(rows)), (dx_wanted, false));
-        self.backward.get(ctx, program, key, Plan::make_backward)
+        self.backward.get(ctx, program, (key, Pass::Backward), Plan::make_backward)
     }
 }
 
 impl Key {
     fn new(ctx: &Context, program: &Program, (n, rows): (usize, Option<usize>), (option, skip): (bool, bool)) -> Self {
         let threads = ctx.par().threads_for(useful_threads(n.saturating_mul(program.work)));
-        Self { n, rows, threads, isa: ctx.isa(), blocking: ctx.blocking(), option, skip }
+        let (isa, blocking, machine) = (ctx.isa(), ctx.blocking(), ctx.machine());
+        Self { n, rows, threads, isa, blocking, machine, option, skip }
+    }
+
+    /// How the call is shared out.
+    fn shares(&self, ctx: &Context, program: &Program, pass: Pass) -> Shares {
+        let cost = Cost { machine: &self.machine, program, tiles: tile_sizes(self.isa), n: self.n };
+        cost.best(pass, self.threads, self.rows, ctx.blocking().most_rows(program.widest))
     }
 
     fn overflow(self, program: &Program) -> Error {

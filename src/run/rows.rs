@@ -1,20 +1,22 @@
 //! The executor by rows: takes a block of rows through the steps of a program, forward or backward.
 
-use super::blocks::{Dest, Given, Record, RowBlock};
+use super::blocks::{Block, Given, Record, Rows, Tile};
+use super::cost::Shares;
 use super::source::Source;
 use super::workspace::Scratch;
 use crate::Activation;
 use crate::context::Context;
 use crate::gemm::cells::{In, Out};
-use crate::gemm::driver::for_each;
 use crate::gemm::epilogue::{Epilogue, Post, times};
 use crate::gemm::macro_kernel::{Gemm, gemm};
 use crate::gemm::pack::pack;
 use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panels};
 use crate::gemm::start::Start;
-use crate::program::lower::{Cuts, Lowered, MOST_WRITES, Operand, Region};
+use crate::program::lower::{Lowered, Operand, Region};
 use crate::program::{GemmStep, MOST_POSTS, Posts, Step, wide};
 use crate::simd::Isa;
+use crate::team::Team;
+use crate::team::pieces::Cut;
 use std::ops::Range;
 
 /// What the row blocks of a call have in common. Each thread has a copy in a frame of its own: what it reads at each step should not lie
@@ -35,51 +37,82 @@ impl<'a> Job<'a> {
         Self { isa: ctx.isa(), source, given, depth: ctx.k_block(), chunk: ctx.blocking().hidden_chunk() }
     }
 
-    /// Takes a row block, with local memory of the thread or of the slab, through some steps. `crew`: a scratch for each thread that
-    /// shares the columns of its GEMMs; one, where threads share rows.
-    pub(super) fn run(&self, steps: &[Lowered], block: &mut RowBlock<'_>, memory: &mut [f32], crew: &mut [Scratch]) {
-        let (isa, rows) = (self.isa, block.rows);
-        for Lowered { step, record, local } in steps {
-            let record = match &mut block.record {
-                Record::Write(data) => Pieces::cut(data, record, rows),
-                Record::Read(data) => Pieces::whole(data),
-            };
-            let mut lent = Lent { rows, record, local: Pieces::cut(memory, local, rows) };
-            match step {
-                Step::Load { port, out } => {
-                    if let Some(from) = self.given.at(*port) {
-                        pack(isa, from.row_range(block.first_row, rows), lent.panels(*out));
-                    }
-                }
-                Step::Gemm(g) => {
-                    let Some(out) = lent.out(g.out, block.dest.as_mut()) else { continue };
-                    self.gemm(g, &mut lent, out, crew);
-                }
-                Step::Chunks { first, second } => {
-                    let Some((out, mine)) = lent.out(second.out, block.dest.as_mut()).zip(crew.first_mut()) else {
-                        continue;
-                    };
-                    self.chunks(first, second, &mut lent, out, mine);
-                }
-                Step::Times { a, b, out } => times(isa, lent.view(*a), lent.view(*b), lent.panels(*out)),
-                Step::Probe { part, a } => {
-                    if let Some(norms) = block.norms.chunks_exact_mut(rows).nth(*part) {
-                        row_norms(lent.view(*a), norms);
-                    }
-                }
-            }
+    /// Takes some rows through some steps, on the threads of a team: each row block goes through all of them on one thread, or, where
+    /// threads share columns, all row blocks through each step before the next begins.
+    pub(super) fn run(
+        &self,
+        team: &mut Team,
+        steps: &[Lowered],
+        shares: Shares,
+        mut rows: Rows<'_>,
+        scratch: &mut [Scratch],
+    ) {
+        let blocks = rows.count.div_ceil(shares.rows);
+        if shares.across == 1 {
+            // Each thread has a copy in a frame of its own.
+            return team.each(blocks, &rows.blocks(shares.rows), scratch, |block, mine| { *self }.block(steps, block, mine));
+        }
+        for lowered in steps {
+            let grid = shares.grid(blocks, &lowered.step);
+            let tiles = rows.reborrow().tiles(grid, (lowered.record.as_slice(), lowered.local.as_slice()));
+            team.each(grid.pieces(), &tiles, scratch, |tile, mine| {
+                let Tile { first, rows, panels, record, local, out, norms } = tile;
+                let mut lent = Lent { first, rows, panels, record, local, out, norms };
+                self.step(&lowered.step, &mut lent, mine);
+            });
         }
     }
 
-    /// One GEMM, its columns in one piece or shared by the threads of a crew.
-    fn gemm(&self, g: &GemmStep<Operand>, lent: &mut Lent<'_>, out: Dest<'_>, crew: &mut [Scratch]) {
-        let slope = g.slope.map(|slope| lent.panels(slope));
-        let (a, lent) = (lent.view(g.a), &*lent);
-        split_columns(crew, g.out.cols, out, slope, |columns, out, slope, scratch| {
-            let mut list = NO_POSTS;
-            let posts = lent.posts(&g.posts, columns.clone(), &mut list);
-            self.columns(g, (a, 0), columns, Epilogue { out, slope, posts }, scratch);
-        });
+    /// Takes a row block through some steps.
+    fn block(&self, steps: &[Lowered], block: Block<'_>, scratch: &mut Scratch) {
+        let Block { first, rows, mut record, local, mut out, norms } = block;
+        // Forward, a block's values are in the thread's own memory.
+        let mut own = std::mem::take(&mut scratch.local);
+        let local = if local.is_empty() { own.as_mut_slice() } else { local };
+        for lowered in steps {
+            let record = match &mut record {
+                Record::Write(data) => Cut::of(data, lowered.record.as_slice(), rows),
+                Record::Read(data) => Cut::read(data),
+            };
+            let local = Cut::of(local, lowered.local.as_slice(), rows);
+            let (out, norms) = (out.as_mut().map(Out::reborrow), &mut *norms);
+            let mut lent = Lent { first, rows, panels: 0..usize::MAX, record, local, out, norms };
+            self.step(&lowered.step, &mut lent, scratch);
+        }
+        scratch.local = own;
+    }
+
+    fn step(&self, step: &Step<Operand>, lent: &mut Lent<'_>, scratch: &mut Scratch) {
+        match step {
+            Step::Load { port, out } => {
+                if let Some(from) = self.given.at(*port) {
+                    pack(self.isa, from.row_range(lent.first, lent.rows), lent.panels_of(*out));
+                }
+            }
+            Step::Gemm(g) => {
+                let Some(out) = lent.out(g.out) else { return };
+                let slope = g.slope.map(|slope| lent.panels_of(slope).into());
+                let columns = lent.columns(g.out.cols);
+                let mut list = NO_POSTS;
+                let posts = lent.posts(&g.posts, columns.clone(), &mut list);
+                self.columns(g, (lent.view(g.a), 0), columns, Epilogue { out, slope, posts }, scratch);
+            }
+            Step::Chunks { first, second } => {
+                if let Some(out) = lent.out(second.out) {
+                    self.chunks(first, second, lent, out, scratch);
+                }
+            }
+            Step::Times { a, b, out } => {
+                times(self.isa, lent.view(*a), lent.view(*b), lent.panels_of(*out));
+            }
+            Step::Probe { part, a } => {
+                let rows = lent.rows;
+                let a = lent.view(*a);
+                if let Some(norms) = lent.norms.chunks_exact_mut(rows).nth(*part) {
+                    row_norms(a, norms);
+                }
+            }
+        }
     }
 
     /// Two GEMMs by chunks of the columns between them: F1 and F2, B1 and B2.
@@ -88,13 +121,13 @@ impl<'a> Job<'a> {
         first: &GemmStep<Operand>,
         second: &GemmStep<Operand>,
         lent: &mut Lent<'_>,
-        mut out: Dest<'_>,
+        mut out: Out<'_>,
         scratch: &mut Scratch,
     ) {
         let (rows, width, all) = (lent.rows, first.out.cols, panels(second.out.cols));
         // The place between has room for all columns or for a chunk.
         let whole = !first.out.chunk;
-        let (mid, mut slope) = (lent.take(first.out), first.slope.map(|slope| lent.panels(slope)));
+        let (mid, mut slope) = (lent.take(first.out), first.slope.map(|slope| lent.panels_of(slope)));
         let a = lent.view(first.a);
         let mut c0 = 0;
         loop {
@@ -110,7 +143,7 @@ impl<'a> Job<'a> {
             let last = c0 + cols == width;
             let mut list = NO_POSTS;
             let posts = if last { lent.posts(&second.posts, 0..all, &mut list) } else { &[] };
-            let epilogue = Epilogue { out: out.reborrow().into(), slope: None, posts };
+            let epilogue = Epilogue { out: out.reborrow(), slope: None, posts };
             self.columns(second, (mid.as_ref(), c0), 0..all, epilogue, scratch);
             if last {
                 break;
@@ -141,70 +174,53 @@ impl<'a> Job<'a> {
     }
 }
 
-/// A piece of memory of a row block while a step runs: the places that it writes, cut out, and the pieces that are left to read.
-struct Pieces<'m> {
-    places: [&'m mut [f32]; MOST_WRITES],
-    left: [&'m [f32]; MOST_WRITES + 1],
-}
-
-impl<'m> Pieces<'m> {
-    #[inline]
-    fn cut(memory: &'m mut [f32], cuts: &Cuts, rows: usize) -> Self {
-        let mut pieces = Self { places: [&mut [], &mut [], &mut []], left: [&[]; MOST_WRITES + 1] };
-        let (mut rest, mut at, mut count) = (memory, 0, 0);
-        for &(start, width) in cuts.as_slice() {
-            let (left, from) = rest.split_at_mut((start - at) * rows);
-            let (place, after) = from.split_at_mut(width * rows);
-            (pieces.places[count], pieces.left[count]) = (place, left);
-            (rest, at, count) = (after, start + width, count + 1);
-        }
-        pieces.left[count] = rest;
-        pieces
-    }
-
-    #[inline]
-    fn whole(memory: &'m [f32]) -> Self {
-        Self { places: [&mut [], &mut [], &mut []], left: [memory, &[], &[], &[]] }
-    }
-}
-
-/// The memory of a row block while a step runs.
+/// The memory of a row block while a step runs, or of some panels of it.
 struct Lent<'m> {
+    first: usize,
     rows: usize,
-    record: Pieces<'m>,
-    local: Pieces<'m>,
+    /// The panels of the result that are this piece's; more than there are, for all.
+    panels: Range<usize>,
+    record: Cut<'m>,
+    local: Cut<'m>,
+    out: Option<Out<'m>>,
+    norms: &'m mut [f64],
 }
 
 impl<'m> Lent<'m> {
+    /// The panels of a result of so many columns that are this piece's.
+    #[inline]
+    fn columns(&self, cols: usize) -> Range<usize> {
+        self.panels.start.min(panels(cols))..self.panels.end.min(panels(cols))
+    }
+
     /// The place of a value that is written. It is there once.
     #[inline]
     fn take(&mut self, place: Operand) -> &'m mut [f32] {
-        let pieces = if place.region == Some(Region::Record) { &mut self.record } else { &mut self.local };
-        std::mem::take(&mut pieces.places[usize::from(place.piece)])
+        let cut = if place.region == Some(Region::Record) { &mut self.record } else { &mut self.local };
+        std::mem::take(&mut cut.places[usize::from(place.piece)])
     }
 
     #[inline]
-    fn panels(&mut self, place: Operand) -> PanelMut<'m> {
-        PanelMut::new(self.take(place), self.rows, place.cols)
+    fn panels_of(&mut self, place: Operand) -> PanelMut<'m> {
+        let columns = self.columns(place.cols);
+        let cols = (columns.end * PANEL).min(place.cols).saturating_sub(columns.start * PANEL);
+        PanelMut::new(self.take(place), self.rows, cols)
     }
 
     /// Where a result goes: to the caller, or to memory of ours.
     #[inline]
-    fn out<'d>(&mut self, place: Operand, dest: Option<&'d mut Dest<'_>>) -> Option<Dest<'d>>
-    where
-        'm: 'd,
-    {
+    fn out(&mut self, place: Operand) -> Option<Out<'m>> {
         match place.region {
-            None => dest.map(Dest::reborrow),
-            Some(_) => Some(Dest::Panels(self.panels(place))),
+            None => self.out.take(),
+            Some(_) => Some(self.panels_of(place).into()),
         }
     }
 
     /// A value that is read.
     #[inline]
     fn view(&self, place: Operand) -> PanelRef<'m> {
-        let pieces = if place.region == Some(Region::Record) { &self.record } else { &self.local };
-        let data = &pieces.left[usize::from(place.piece)][place.at * self.rows..][..wide(place.cols) * self.rows];
+        let cut = if place.region == Some(Region::Record) { &self.record } else { &self.local };
+        let data = &cut.left[usize::from(place.piece)][place.at * self.rows..][..wide(place.cols) * self.rows];
         PanelRef::new(data, self.rows, place.cols)
     }
 
@@ -229,47 +245,6 @@ impl<'m> Lent<'m> {
 }
 
 const NO_POSTS: [Post<In<'static>>; MOST_POSTS] = [Post::Act(Activation::Identity); MOST_POSTS];
-
-/// Runs `work(panels, out, aux, scratch)` over the columns of an output, whole or in pieces on the threads of a crew, each with a
-/// scratch of its own. Pieces of panels are disjoint memory; `aux` is cut like `out`.
-fn split_columns(
-    crew: &mut [Scratch],
-    columns: usize,
-    out: Dest<'_>,
-    aux: Option<PanelMut<'_>>,
-    work: impl Fn(Range<usize>, Out<'_>, Option<Out<'_>>, &mut Scratch) + Sync,
-) {
-    let threads = crew.len();
-    let out = match (crew.first_mut(), out) {
-        // Rows of the caller's matrix cannot be cut by columns: outputs are staged when columns are shared.
-        (Some(mine), Dest::Rows(out)) => return work(0..panels(columns), out.into(), aux.map(Into::into), mine),
-        (Some(mine), Dest::Panels(out)) if threads == 1 => {
-            return work(0..panels(columns), out.into(), aux.map(Into::into), mine);
-        }
-        (_, Dest::Panels(out)) => out,
-        (None, Dest::Rows(_)) => return,
-    };
-    let rows = out.as_ref().rows();
-    let (mut out, mut aux) = (out.into_data(), aux.map(PanelMut::into_data));
-    let total = panels(columns);
-    let size = total.div_ceil(threads).max(1);
-    let pieces = (0..total).step_by(size).map(move |first| {
-        let piece = first..total.min(first + size);
-        let cols = (piece.len() * PANEL).min(columns - first * PANEL);
-        let len = piece.len() * PANEL * rows;
-        let (head, tail) = std::mem::take(&mut out).split_at_mut(len);
-        out = tail;
-        let aux = aux.as_mut().map(|aux| {
-            let (head, tail) = std::mem::take(aux).split_at_mut(len);
-            *aux = tail;
-            PanelMut::new(head, rows, cols)
-        });
-        (piece, PanelMut::new(head, rows, cols), aux)
-    });
-    for_each(pieces, crew, |(piece, out, aux), scratch| {
-        work(piece, out.into(), aux.map(Into::into), scratch);
-    });
-}
 
 /// Squared norms of the rows of `dy`.
 fn row_norms(dy: PanelRef<'_>, norms: &mut [f64]) {

@@ -6,7 +6,6 @@ use crate::mat::MatMut;
 use crate::params::borrowed::AffineGradMut;
 use crate::params::gradients::Gradients;
 use crate::program::{Side, wide};
-use std::ops::Range;
 
 /// The weights of a network, by the number of the affine map. `Program::check` has seen that each is there and of its size.
 pub(crate) trait Source: Sync {
@@ -42,29 +41,21 @@ pub(crate) enum Slots<'a, 'm> {
 }
 
 impl Slots<'_, '_> {
-    /// Those of one map.
-    pub(crate) fn of(&mut self, map: usize) -> Slot<'_> {
-        match self {
-            Slots::Owned(grads) => owned(grads.affine_mut(map)),
-            Slots::Caller(grads, staging) => caller(&mut grads[map], &mut staging[map]),
-        }
-    }
-
-    /// Those of some maps, from the last one down.
-    pub(crate) fn downwards(&mut self, maps: Range<usize>) -> impl Iterator<Item = Slot<'_>> {
+    /// Those of each map, in order.
+    pub(crate) fn all(&mut self) -> impl Iterator<Item = Slot<'_>> {
         let (owned, caller) = match self {
-            Slots::Owned(grads) => (Some(grads.affines_rev_mut(maps.end).take(maps.len()).map(owned)), None),
+            Slots::Owned(grads) => (Some(grads.affines_mut().map(owned)), None),
             Slots::Caller(grads, staging) => {
-                let both = grads[maps.clone()].iter_mut().zip(&mut staging[maps]);
-                (None, Some(both.rev().map(|(grad, staging)| caller(grad, staging))))
+                let both = grads.iter_mut().zip(staging.iter_mut());
+                (None, Some(both.map(|(grad, staging)| caller(grad, staging))))
             }
         };
         owned.into_iter().flatten().chain(caller.into_iter().flatten())
     }
 
-    /// Makes every gradient of `maps` maps zero.
-    pub(crate) fn clear(&mut self, maps: usize) {
-        for slot in self.downwards(0..maps) {
+    /// Makes every gradient zero.
+    pub(crate) fn clear(&mut self) {
+        for slot in self.all() {
             match slot.dw {
                 None => {}
                 Some(Target::Panels(data)) => data.fill(0.0),

@@ -5,6 +5,7 @@ use super::plan::Plans;
 use super::record::Record;
 use crate::error::Error;
 use crate::gemm::buffers::Buffer;
+use crate::team::pieces::Targets;
 
 /// Scratch memory and the record of a training forward pass. It grows to the largest call it has seen and allocates nothing
 /// after that. Any workspace serves any layer, batch and context; a call borrows it whole.
@@ -22,6 +23,8 @@ pub struct Workspace {
     pub(crate) biases: Biases,
     /// Gradients of a caller's weights whose strides are of no other use, one for each affine map.
     pub(crate) staged_grads: Vec<Buffer>,
+    /// Where the gradients of a backward pass go.
+    pub(crate) targets: Targets,
     /// Outputs on their way to a matrix that is not row-major.
     pub(crate) staging: Buffer,
     /// Squared norms of single rows, for the gradient-flow probe.
@@ -44,16 +47,10 @@ pub(crate) struct Scratch {
     pub(crate) pack: Buffer,
 }
 
-/// A scratch for each of `threads` threads, with room for `pack` floats, and for `local` in the first `with_local` of them.
-pub(crate) fn grow_scratch(
-    all: &mut Vec<Scratch>,
-    threads: usize,
-    (with_local, local): (usize, usize),
-    pack: usize,
-) -> Result<(), Error> {
+/// A scratch for each of `threads` threads, with room for so many floats.
+pub(crate) fn grow_scratch(all: &mut Vec<Scratch>, threads: usize, local: usize, pack: usize) -> Result<(), Error> {
     if all.len() < threads {
         all.resize_with(threads, Scratch::default);
     }
-    all[..threads].iter_mut().try_for_each(|scratch| scratch.pack.grow(pack))?;
-    all[..with_local].iter_mut().try_for_each(|scratch| scratch.local.grow(local))
+    all[..threads].iter_mut().try_for_each(|scratch| scratch.pack.grow(pack).and_then(|()| scratch.local.grow(local)))
 }

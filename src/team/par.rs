@@ -1,16 +1,10 @@
-//! Threads: how independent pieces of work are handed out.
-//!
-//! A piece of work owns what it writes: row blocks and panels are cut from the outputs by `chunks_mut` and its kin, so the
-//! compiler rules races out and this file, like everything above it, has no `unsafe`. Pieces are claimed one at a time from an
-//! iterator behind a lock (some 20 ns, for pieces of 10 microseconds and more), so that a slow core takes fewer. Which thread
-//! computes a piece cannot change its bits.
+//! `Par`: how many threads a call may use, and of which pool.
 
-use std::cell::Cell;
 use std::error::Error as _;
 use std::hint::black_box;
 use std::io;
 use std::panic::catch_unwind;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 /// How many threads a call may use, and whose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,16 +23,14 @@ pub enum Par {
     /// says that by a panic alone, which is caught, once, after the panic hook has printed it.
     ///
     /// # Waiting
-    /// The calling thread computes too, and returns when every thread that it asked for has come and gone. So
-    /// - a call waits for threads of the pool that are busy with other tasks, even if it has done all the work itself by then;
-    /// - it never returns if the pool's threads wait, in turn, for the caller: for a message that it sends after the call, say.
-    ///   Call with [`Par::Seq`] there, or in a pool kept for such calls;
-    /// - while a thread of the pool waits in a call, it may run other tasks of the pool: hold no lock and no borrow of a thread-local
-    ///   over a call that such a task takes, too. Calls of such a task run on its thread alone, so that they do not pile up on
-    ///   one stack;
-    /// - a task of one pool that installs into another waits in rayon, which runs further tasks of the first pool meanwhile, on
-    ///   top of it on the same stack. A thousand such tasks may lie some 500 deep, and 20,000 overflow the stack, whatever they
-    ///   install. Call in the pool that the task is in, or install first and make the tasks in there.
+    /// The calling thread computes too, and the others are helpers: a job each in the pool, which takes part if it comes in time. A call
+    /// waits for nobody who has not begun on a piece of its work, and never for a thread to start. So it goes on alone in a pool whose
+    /// threads are busy, or wait in turn for the caller, and it runs no other tasks of the pool meanwhile: calls of tasks, of tasks in
+    /// tasks, or in a pool of one thread are as any other. Helpers that come too late help the caller's next call, or leave at once; at
+    /// most one job for each is ever in the pool's queue.
+    ///
+    /// While a call goes on, its helpers stay on their threads, and [`crate::Context::with_linger`] says how long they wait
+    /// there for the next one.
     ///
     /// # Fork
     /// A child that `fork` makes has none of its parent's threads. If the parent used the global pool through a call of this
@@ -65,16 +57,9 @@ impl Par {
     }
 }
 
-thread_local! {
-    /// True while this thread is in a call that shares its work, and so perhaps in another task of the pool.
-    static SHARING: Cell<bool> = const { Cell::new(false) };
-}
-
 /// Threads of the pool that a call made here would use, the caller among them: 1 where it has to do without.
-fn pool_threads() -> usize {
-    if SHARING.get() {
-        1
-    } else if rayon::current_thread_index().is_some() {
+pub(super) fn pool_threads() -> usize {
+    if rayon::current_thread_index().is_some() {
         rayon::current_num_threads()
     } else {
         global_pool_threads()
@@ -114,50 +99,4 @@ fn start_global_pool() -> usize {
         return 1; // the system's refusal; without a source: it was tried before, and we cannot know with what result
     }
     catch_unwind(rayon::current_num_threads).unwrap_or(1)
-}
-
-/// Does every piece of work, on up to `scratch.len()` threads, each with a scratch of its own. The calling thread works too.
-///
-/// Allocates nothing itself; rayon allocates one small job for every thread but the caller's.
-pub(crate) fn for_each<I, T: Send>(pieces: I, scratch: &mut [T], work: impl Fn(I::Item, &mut T) + Sync)
-where
-    I: Iterator + Send,
-{
-    let Some((mine, others)) = scratch.split_first_mut() else { return };
-    // The pool may be another one than when the threads were counted: a recorded pass can go on elsewhere.
-    if others.is_empty() || pool_threads() == 1 {
-        return pieces.for_each(|piece| work(piece, mine));
-    }
-    let queue = Mutex::new(pieces);
-    // The lock is held only while the next piece is taken. If that ever panics, the others stop at the poisoned lock's state,
-    // which is a valid iterator, and rayon passes the panic on to the caller.
-    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let run = |scratch: &mut T| {
-        while let Some(piece) = next() {
-            work(piece, scratch);
-        }
-    };
-    let _sharing = Sharing::begin();
-    rayon::in_place_scope(|scope| {
-        for scratch in others {
-            scope.spawn(|_| run(scratch));
-        }
-        run(mine);
-    });
-}
-
-/// Marks the time in which this thread shares its work, and ends it by unwinding, too.
-struct Sharing;
-
-impl Sharing {
-    fn begin() -> Self {
-        SHARING.set(true);
-        Self
-    }
-}
-
-impl Drop for Sharing {
-    fn drop(&mut self) {
-        SHARING.set(false);
-    }
 }

@@ -1,0 +1,256 @@
+//! The cost model: how long a call would take on so many threads, cut in this way or that.
+//!
+//! It knows four things: the rate of fused multiply-adds of a core; the bytes that a piece moves, and from which level; whole tiles; and what
+//! a phase and a thread of it cost. That is enough to rank ways to cut a batch, which is all it is asked to do; docs/design.md compares its
+//! predictions with measurements. Times are in nanoseconds.
+
+use super::batch::{Sum, targets_of};
+use crate::context::Machine;
+use crate::gemm::macro_kernel::TileSizes;
+use crate::gemm::panels::{PANEL, panels};
+use crate::program::lower::Operand;
+use crate::program::{Part, Program, Step};
+use crate::team::pieces::{Grid, Part as SumPart};
+
+/// How a batch is shared out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Shares {
+    /// Threads that share the work.
+    pub(crate) threads: usize,
+    /// Rows of a block.
+    pub(crate) rows: usize,
+    /// Pieces that the columns of each GEMM are cut into: 1, where a row block goes through all steps on one thread; with more, all blocks go
+    /// through each step before the next begins.
+    pub(crate) across: usize,
+    /// Panels that the tiles of such a block take side by side: pieces are multiples.
+    pub(crate) unit: usize,
+}
+
+impl Shares {
+    /// How a step on `blocks` row blocks is cut, where columns are shared.
+    pub(crate) fn grid(&self, blocks: usize, step: &Step<Operand>) -> Grid {
+        match step {
+            Step::Gemm(g) => columns(blocks, self.rows, g.out.cols, self.across, self.unit),
+            _ => Grid::of_rows(blocks, self.rows),
+        }
+    }
+}
+
+/// Row blocks, with `cols` columns cut into up to `across` pieces of whole units of panels.
+fn columns(blocks: usize, rows: usize, cols: usize, across: usize, unit: usize) -> Grid {
+    let units = panels(cols).div_ceil(unit).max(1);
+    let size = units.div_ceil(across.min(units));
+    Grid { down: blocks, rows, panels: size * unit, across: units.div_ceil(size) }
+}
+
+/// Pieces of weight gradients for each thread: so many that the last one to finish is not far behind, and the thread that has one piece more
+/// than another works a sixth longer.
+const SUMS_PER_THREAD: usize = 6;
+/// Multiply-adds that a piece of a weight gradient has at least, some 1.5 microseconds.
+const LEAST_SUM: usize = 150_000;
+
+/// Cuts the gradients of some parts for so many threads, each into equal pieces, larger ones into more; the highest numbers first.
+pub(crate) fn cut_sums(
+    program: &Program,
+    parts: &[Part],
+    rows: usize,
+    threads: usize,
+    tiles: TileSizes,
+    cut: &mut Vec<SumPart<Sum>>,
+) {
+    let work = |map: usize| program.affines[map].0.saturating_mul(program.affines[map].1);
+    let all = parts.iter().flat_map(|part| &part.grads).map(|grad| work(grad.affine)).fold(0, usize::saturating_add);
+    let start = cut.len();
+    for grad in parts.iter().flat_map(|part| &part.grads) {
+        let ((inputs, outputs), [dw, db]) = (program.affines[grad.affine], targets_of(grad.affine));
+        let least = rows.saturating_mul(work(grad.affine)) / LEAST_SUM;
+        let share = threads.saturating_mul(SUMS_PER_THREAD).saturating_mul(work(grad.affine)).div_ceil(all.max(1));
+        let count = if threads == 1 { 1 } else { share.min(least).max(1) };
+        // First by panels of the vector operand, in groups that a tile takes; then by those of the other.
+        let (across, down) = (panels(outputs).max(1), panels(inputs).max(1));
+        let groups = across.div_ceil(tiles.grad_panels);
+        let wide = across.div_ceil(groups.min(count));
+        let high = down.div_ceil(count.div_ceil(groups).min(down));
+        let grid = Grid {
+            down: down.div_ceil(high),
+            rows: high * PANEL,
+            panels: wide,
+            across: across.div_ceil(wide),
+        };
+        let product = Sum::Product { a: grad.a, b: grad.b };
+        // Of column sums, four panels go side by side.
+        let wide = if threads == 1 { across } else { 4 };
+        let lines = Grid { down: 1, rows: PANEL, panels: wide, across: across.div_ceil(wide) };
+        cut.push(SumPart { target: db, grid: lines, before: 0, what: Sum::Columns { b: grad.b } });
+        cut.push(SumPart { target: dw, grid, before: 0, what: product });
+    }
+    let cut = &mut cut[start..];
+    cut.sort_unstable_by_key(|part| usize::MAX - part.target);
+    let mut before = 0;
+    for part in cut {
+        part.before = before;
+        before += part.grid.pieces();
+    }
+}
+
+/// What kind of pass it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pass {
+    Infer,
+    /// A recorded forward pass: its row blocks are those of the backward pass that follows, too.
+    Forward,
+    Backward,
+}
+
+/// A call whose time is to be known.
+#[derive(Clone, Copy)]
+pub(crate) struct Cost<'a> {
+    pub(crate) machine: &'a Machine,
+    pub(crate) program: &'a Program,
+    pub(crate) tiles: TileSizes,
+    pub(crate) n: usize,
+}
+
+/// Bytes of a number.
+const F32: f64 = size_of::<f32>() as f64;
+
+impl Cost<'_> {
+    /// The time of a pass.
+    pub(crate) fn pass(&self, pass: Pass, shares: Shares) -> f64 {
+        let rows = match pass {
+            Pass::Infer => self.rows(false, shares),
+            Pass::Forward => self.rows(false, shares) + self.rows(true, shares) + self.sums(shares),
+            Pass::Backward => self.rows(true, shares) + self.sums(shares),
+        };
+        rows + self.call(shares.threads)
+    }
+
+    /// What threads cost a call, and a phase.
+    fn call(&self, threads: usize) -> f64 {
+        if threads == 1 { 0.0 } else { f64::from(self.machine.call_ns) * threads as f64 }
+    }
+
+    pub(crate) fn phase(&self, threads: usize) -> f64 {
+        let Machine { phase_ns, thread_ns, .. } = *self.machine;
+        if threads == 1 { 0.0 } else { f64::from(phase_ns) + f64::from(thread_ns) * threads as f64 }
+    }
+
+    /// Bytes a nanosecond of weights that a thread reads again in each call, `share` of all of them.
+    fn weights_rate(&self, share: f64) -> f64 {
+        let weights: f64 = self.program.affines.iter().map(|&(k, m)| k as f64 * m as f64 * F32).sum();
+        let in_l2 = weights * share <= f64::from(self.machine.l2_kib) * 1024.0 * 0.75;
+        f64::from(if in_l2 { self.machine.l2_mb_per_s } else { self.machine.l3_mb_per_s }) / 1000.0
+    }
+
+    /// The row-local steps, forward or backward.
+    fn rows(&self, adjoint: bool, shares: Shares) -> f64 {
+        let Shares { threads, rows, across, unit } = shares;
+        let blocks = self.n.div_ceil(rows.max(1));
+        let used = if across == 1 { threads.min(blocks) } else { threads };
+        let rate = self.weights_rate(if across == 1 { 1.0 } else { 1.0 / (across.min(threads)) as f64 });
+        let mut time = 0.0;
+        for &(inputs, outputs) in &self.program.affines {
+            let (k, cols) = if adjoint { (outputs, inputs) } else { (inputs, outputs) };
+            let grid = if across == 1 { Grid::of_rows(blocks, rows) } else { columns(blocks, rows, cols, across, unit) };
+            let width = if across == 1 { cols } else { cols.min(grid.panels * PANEL) };
+            let each = self.piece(rows.min(self.n), k, width, adjoint, rate);
+            // With columns shared, the other operand comes from caches of others.
+            let moved = if across == 1 { 0.0 } else { rows as f64 * k as f64 * F32 / self.l3() };
+            let turns = grid.pieces().div_ceil(used).max(1) as f64;
+            time += turns * (each + 0.5 * moved) + if across == 1 { 0.0 } else { self.phase(used) };
+        }
+        time + if across == 1 { self.phase(used) } else { 0.0 }
+    }
+
+    /// A GEMM of one piece.
+    fn piece(&self, rows: usize, k: usize, cols: usize, adjoint: bool, rate: f64) -> f64 {
+        let whole = (panels(cols).div_ceil(self.unit(rows)) * self.unit(rows) * PANEL) as f64;
+        let fma = rows as f64 * k as f64 * whole / f64::from(self.machine.fma_per_us) * 1000.0;
+        let bytes = k as f64 * whole * F32;
+        // A transposition takes about as long as a pass over the weights in L2.
+        let turned = if adjoint { bytes / f64::from(self.machine.l2_mb_per_s) * 1000.0 } else { 0.0 };
+        fma.max(bytes / rate) + turned
+    }
+
+    fn l3(&self) -> f64 {
+        f64::from(self.machine.l3_mb_per_s) / 1000.0
+    }
+
+    pub(crate) fn unit(&self, rows: usize) -> usize {
+        self.tiles.side_by_side(rows)
+    }
+
+    /// The sums over the batch.
+    fn sums(&self, shares: Shares) -> f64 {
+        let Shares { threads, rows, .. } = shares;
+        let blocks = self.n.div_ceil(rows.max(1)) as f64;
+        let mut cut = Vec::new();
+        cut_sums(self.program, &self.program.parts, self.n, threads, self.tiles, &mut cut);
+        let (mut time, mut longest) = (0.0, 0.0f64);
+        for part in &cut {
+            let (inputs, outputs) = self.program.affines[part.target / 2];
+            let pieces = part.grid.pieces() as f64;
+            let one = match part.what {
+                Sum::Columns { .. } => self.n as f64 * outputs as f64 * F32 / self.l3(),
+                Sum::Product { .. } => {
+                    let fma = self.n as f64 * (inputs * outputs) as f64 / f64::from(self.machine.fma_per_us) * 1000.0;
+                    // The gradient is read and written once for each row block; operands are read once for each piece beside another.
+                    let gradient = 2.0 * blocks * (inputs * outputs) as f64 * F32 / f64::from(self.machine.l2_mb_per_s);
+                    let Grid { down, across, .. } = part.grid;
+                    let operands = self.n as f64 * (inputs * across + outputs * down) as f64 * F32 / self.l3();
+                    fma + 500.0 * gradient + if threads == 1 { 0.0 } else { 0.25 * operands }
+                }
+            } / pieces;
+            (time, longest) = (time + one * pieces, longest.max(one));
+        }
+        // Threads end within a piece of each other.
+        let uneven = if threads == 1 { 0.0 } else { 0.5 * longest };
+        (time / threads as f64).max(longest) + uneven + self.phase(threads)
+    }
+}
+
+/// Row blocks are cut anew for more threads only if that is worth so much of the time.
+const WORTH: f64 = 0.97;
+
+impl Cost<'_> {
+    /// The best way to share a pass on up to `most` threads, in row blocks of `rows`, or, where these are free, of up to so many.
+    pub(crate) fn best(&self, pass: Pass, most: usize, fixed: Option<usize>, most_rows: usize) -> Shares {
+        let alone = fixed.unwrap_or_else(|| even(self.n, self.n.div_ceil(most_rows.max(1))));
+        let one = Shares { threads: 1, rows: alone, across: 1, unit: self.unit(alone) };
+        if most <= 1 || self.n == 0 {
+            return one;
+        }
+        let (mut best, mut least) = (one, self.pass(pass, one));
+        for threads in steps(most).filter(|&t| t > 1) {
+            // Of equal threads, the shortest time counts.
+            let mut worth = WORTH;
+            for across in steps(threads) {
+                let blocks = threads.div_ceil(across);
+                let rows = fixed.unwrap_or_else(|| {
+                    let needed = self.n.div_ceil(most_rows.max(1)).max(1);
+                    even(self.n, needed.next_multiple_of(blocks))
+                });
+                let shares = Shares { threads, rows, across, unit: self.unit(rows) };
+                let time = self.pass(pass, shares);
+                if time < least * worth {
+                    (best, least, worth) = (shares, time, 1.0);
+                }
+            }
+        }
+        best
+    }
+}
+
+/// Rows of a block, where `n` rows are cut into so many of nearly equal size.
+fn even(n: usize, blocks: usize) -> usize {
+    n.div_ceil(blocks.max(1)).max(1)
+}
+
+/// 1, 2, 3, 4, 6, 8, 12, … up to `most`, and that itself.
+fn steps(most: usize) -> impl Iterator<Item = usize> {
+    let doubles = (0..usize::BITS).map_while(move |i| 1usize.checked_shl(i).filter(|&power| power < most));
+    doubles.flat_map(move |power| [power, power + power / 2]).filter(move |&t| t < most).chain([most]).filter({
+        let mut last = 0;
+        move |&t| std::mem::replace(&mut last, t) < t
+    })
+}
