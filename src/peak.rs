@@ -1,6 +1,6 @@
 //! What the CPU can do, measured: the yardstick for every speed claim.
 
-use crate::context::Context;
+use crate::context::{Context, Machine};
 use crate::error::Error;
 use crate::gemm::buffers::Buffer;
 use crate::gemm::epilogue::Epilogue;
@@ -11,6 +11,7 @@ use crate::gemm::start::Start;
 use crate::mat::MatRef;
 use crate::simd::{Kernel, Simd};
 use crate::team::Team;
+use crate::team::par::Par;
 use crate::team::pieces::{Chunks, Numbers};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -73,6 +74,60 @@ pub fn read_bandwidth(ctx: &Context, bytes: usize, duration: Duration) -> Result
         best = best.min(t.elapsed().as_secs_f64());
     }
     Ok((size_of_val(buffer.as_slice()) * passes) as f64 / best / 1e9)
+}
+
+impl Machine {
+    /// This machine, measured on the context's threads for about `duration`: what plans are made from, in place of the default. Measure
+    /// once, on a quiet machine, and keep the value: plans follow it, results do not.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if there is not so much memory, [`Error::NoClock`] on a target without a clock.
+    pub fn measured(ctx: &Context, duration: Duration) -> Result<Self, Error> {
+        let (default, each) = (Self::default(), duration / 6);
+        let alone = ctx.with_par(Par::Seq);
+        let l2 = default.l2_kib as usize * 1024;
+        let threads = ctx.par().threads().max(1);
+        let mb_per_s = |gb_per_s: f64| (gb_per_s * 1e3) as u32;
+        let fma_per_us = (fma_peak(&alone, each)?.gflops * 500.0) as u32;
+        let l2_mb_per_s = mb_per_s(read_bandwidth(&alone, l2 / 2, each)?);
+        // Four times what L2 holds, by all threads at once.
+        let l3_mb_per_s = mb_per_s(read_bandwidth(ctx, 4 * l2 * threads, each)? / threads as f64);
+        let mut machine = Self { fma_per_us, l2_mb_per_s, l3_mb_per_s, ..default };
+        if threads > 1 {
+            let ((two, _), (all, call)) = (team_costs(ctx, 2, each)?, team_costs(ctx, threads, each)?);
+            machine.thread_ns = ((all - two).max(0.0) / (threads - 2).max(1) as f64) as u32;
+            machine.phase_ns = (two - 2.0 * f64::from(machine.thread_ns)).max(0.0) as u32;
+            machine.call_ns = (call / threads as f64) as u32;
+        }
+        Ok(machine)
+    }
+}
+
+/// Nanoseconds of a phase of empty pieces, one for each thread, and those that a call of one phase takes beyond it: medians.
+fn team_costs(ctx: &Context, threads: usize, duration: Duration) -> Result<(f64, f64), Error> {
+    const PHASES: u32 = 100;
+    let mut crew = vec![(); threads];
+    let (mut phases, mut calls) = (Vec::new(), Vec::new());
+    let begin = now()?;
+    while begin.elapsed() < duration || phases.is_empty() {
+        let t = Instant::now();
+        let mut team = Team::new(threads, ctx.linger());
+        for _ in 0..PHASES {
+            team.each(threads, &Numbers, &mut crew, |_, ()| {});
+        }
+        drop(team);
+        phases.push(t.elapsed().as_nanos() as f64 / f64::from(PHASES));
+        let t = Instant::now();
+        for _ in 0..PHASES {
+            Team::new(threads, ctx.linger()).each(threads, &Numbers, &mut crew, |_, ()| {});
+        }
+        calls.push(t.elapsed().as_nanos() as f64 / f64::from(PHASES));
+    }
+    let [phase, call] = [phases, calls].map(|mut all| {
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    });
+    Ok((phase, (call - phase).max(0.0)))
 }
 
 /// Cache lines that a read loop takes at a time, and how many of them it asks for ahead: 4 KiB.

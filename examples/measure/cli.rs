@@ -47,6 +47,12 @@ pub(crate) struct Args {
     /// functional calls bring into panels each time
     #[arg(long, value_enum, default_value_t = Weights::Owned, conflicts_with = "unfused")]
     pub(crate) weights: Weights,
+    /// Measure what plans are made from, print it, and make plans from it
+    #[arg(long)]
+    pub(crate) machine: bool,
+    /// Microseconds that helpers wait after a call for the next one [default: the crate's]
+    #[arg(long)]
+    pub(crate) linger: Option<u64>,
     /// Leave out the CSV header
     #[arg(long)]
     pub(crate) no_header: bool,

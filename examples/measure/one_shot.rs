@@ -35,7 +35,7 @@ pub(crate) fn one_shot(args: &Args) -> Result<(), Box<dyn Error>> {
     }
     let shape @ Shape { batch, features, hidden, depth } = args.shape();
     serve::check_size(shape)?;
-    let ctx = threads::context(args.threads)?;
+    let ctx = threads::context(args.threads, args)?;
     let problem = Problem::random(shape, args.activation, args.block);
     let mut runner = serve::runner(&ctx, &problem, args)?;
     // Before and after, and the higher counts: clock rates change, and a fraction of a peak that was too low says too much.

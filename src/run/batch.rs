@@ -3,6 +3,7 @@
 //! The vector operand is dZ or dY on the slab, the broadcast operand X or H on the record: the same panels that the GEMMs by rows
 //! wrote and read.
 
+use super::shares::{Sum, TARGETS};
 use super::source::{Slot, Slots, Target as Wanted};
 use super::workspace::Scratch;
 use crate::context::Context;
@@ -17,18 +18,6 @@ use crate::program::memory::{Home, Memory};
 use crate::program::{Program, Val};
 use crate::team::Team;
 use crate::team::pieces::{Held, Part, PartPiece, Target, Targets};
-
-/// A sum over the batch: of which two values dW is the product, or of which one db is the sum of columns.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Sum {
-    Product { a: Val, b: Val },
-    Columns { b: Val },
-}
-
-/// Numbers of the two targets of an affine map: dW and db.
-pub(crate) fn targets_of(map: usize) -> [usize; 2] {
-    [2 * map, 2 * map + 1]
-}
 
 /// Holds the places of all gradients, by those numbers. What was declined has none.
 pub(super) fn hold<'l>(
@@ -51,7 +40,7 @@ pub(super) fn hold<'l>(
         let db = db.filter(|db| !db.is_empty()).map(|db| Target { cells: Out::line(db), swapped: false });
         [dw, db]
     });
-    list.hold(2 * program.affines.len(), targets)
+    list.hold(TARGETS * program.affines.len(), targets)
 }
 
 /// Some row blocks, with what forward and backward by rows left of them.

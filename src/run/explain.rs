@@ -1,6 +1,6 @@
 //! Explanations: a program and its plan in words, for people who want to know where time and memory go.
 
-use super::cost::Shares;
+use super::shares::Shares;
 use super::plan::{Plan, Plans};
 use super::record::record_len;
 use crate::context::Context;

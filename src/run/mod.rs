@@ -25,6 +25,7 @@ pub(crate) mod explain;
 pub(crate) mod plan;
 pub(crate) mod record;
 mod rows;
+mod shares;
 pub(crate) mod source;
 pub(crate) mod workspace;
 

@@ -1,7 +1,7 @@
 //! Plans: how a batch and a program are cut, and where values live. Made once for a kind of call and kept in the workspace.
 
-use super::batch::Sum;
-use super::cost::{Cost, Pass, Shares, cut_sums};
+use super::cost::{Cost, Pass};
+use super::shares::{Shares, Sum, cut_sums};
 use crate::context::{Context, Machine};
 use crate::error::Error;
 use crate::gemm::blocking::{Blocking, REGION_WORK, useful_threads};

@@ -1,7 +1,7 @@
 //! The executor by rows: takes a block of rows through the steps of a program, forward or backward.
 
 use super::blocks::{Block, Given, Record, Rows, Tile};
-use super::cost::Shares;
+use super::shares::Shares;
 use super::source::Source;
 use super::workspace::Scratch;
 use crate::Activation;

@@ -10,6 +10,7 @@ use crate::gemm::panels::PANEL;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 
 /// Work in pieces, by number.
 ///
@@ -284,6 +285,10 @@ impl fmt::Debug for Targets {
         f.write_str("Targets")
     }
 }
+
+// What a call that panics leaves in it is not read.
+impl UnwindSafe for Targets {}
+impl RefUnwindSafe for Targets {}
 
 // SAFETY: a list says nothing to those who share it.
 unsafe impl Sync for Targets {}

@@ -1,0 +1,98 @@
+//! Shares: how work is cut into pieces for the threads of a call.
+
+use crate::gemm::macro_kernel::TileSizes;
+use crate::gemm::panels::{PANEL, panels};
+use crate::program::lower::Operand;
+use crate::program::{Part, Program, Step, Val};
+use crate::team::pieces::{Grid, Part as SumPart};
+
+/// How a batch is shared out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Shares {
+    /// Threads that share the work.
+    pub(crate) threads: usize,
+    /// Rows of a block.
+    pub(crate) rows: usize,
+    /// Pieces that the columns of each GEMM are cut into: 1, where a row block goes through all steps on one thread; with more, all blocks go
+    /// through each step before the next begins.
+    pub(crate) across: usize,
+    /// Panels that the tiles of such a block take side by side: pieces are multiples.
+    pub(crate) unit: usize,
+}
+
+impl Shares {
+    /// How a step on `blocks` row blocks is cut, where columns are shared.
+    pub(crate) fn grid(&self, blocks: usize, step: &Step<Operand>) -> Grid {
+        match step {
+            Step::Gemm(g) => columns(blocks, self.rows, g.out.cols, self.across, self.unit),
+            _ => Grid::of_rows(blocks, self.rows),
+        }
+    }
+}
+
+/// Row blocks, with `cols` columns cut into up to `across` pieces of whole units of panels.
+pub(super) fn columns(blocks: usize, rows: usize, cols: usize, across: usize, unit: usize) -> Grid {
+    let units = panels(cols).div_ceil(unit).max(1);
+    let size = units.div_ceil(across.min(units));
+    Grid { down: blocks, rows, panels: size * unit, across: units.div_ceil(size) }
+}
+
+/// A sum over the batch: of which two values dW is the product, or of which one db is the sum of columns.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Sum {
+    Product { a: Val, b: Val },
+    Columns { b: Val },
+}
+
+/// Targets of an affine map: dW, and then db.
+pub(crate) const TARGETS: usize = 2;
+
+/// Pieces of weight gradients for each thread: so many that the last one to finish is not far behind, and the thread that has one piece more
+/// than another works a sixth longer.
+const SUMS_PER_THREAD: usize = 6;
+/// Multiply-adds that a piece of a weight gradient has at least, some 1.5 microseconds.
+const LEAST_SUM: usize = 150_000;
+
+/// Cuts the gradients of some parts for so many threads, each into equal pieces, larger ones into more; the highest numbers first.
+pub(crate) fn cut_sums(
+    program: &Program,
+    parts: &[Part],
+    rows: usize,
+    threads: usize,
+    tiles: TileSizes,
+    cut: &mut Vec<SumPart<Sum>>,
+) {
+    let work = |map: usize| program.affines[map].0.saturating_mul(program.affines[map].1);
+    let all = parts.iter().flat_map(|part| &part.grads).map(|grad| work(grad.affine)).fold(0, usize::saturating_add);
+    let start = cut.len();
+    for grad in parts.iter().flat_map(|part| &part.grads) {
+        let ((inputs, outputs), dw) = (program.affines[grad.affine], TARGETS * grad.affine);
+        let least = rows.saturating_mul(work(grad.affine)) / LEAST_SUM;
+        let share = threads.saturating_mul(SUMS_PER_THREAD).saturating_mul(work(grad.affine)).div_ceil(all.max(1));
+        let count = if threads == 1 { 1 } else { share.min(least).max(1) };
+        // First by panels of the vector operand, in groups that a tile takes; then by those of the other.
+        let (across, down) = (panels(outputs).max(1), panels(inputs).max(1));
+        let groups = across.div_ceil(tiles.grad_panels);
+        let wide = across.div_ceil(groups.min(count));
+        let high = down.div_ceil(count.div_ceil(groups).min(down));
+        let grid = Grid {
+            down: down.div_ceil(high),
+            rows: high * PANEL,
+            panels: wide,
+            across: across.div_ceil(wide),
+        };
+        let product = Sum::Product { a: grad.a, b: grad.b };
+        // Of column sums, four panels go side by side.
+        let wide = if threads == 1 { across } else { 4 };
+        let lines = Grid { down: 1, rows: PANEL, panels: wide, across: across.div_ceil(wide) };
+        cut.push(SumPart { target: dw + 1, grid: lines, before: 0, what: Sum::Columns { b: grad.b } });
+        cut.push(SumPart { target: dw, grid, before: 0, what: product });
+    }
+    let cut = &mut cut[start..];
+    cut.sort_unstable_by_key(|part| usize::MAX - part.target);
+    let mut before = 0;
+    for part in cut {
+        part.before = before;
+        before += part.grid.pieces();
+    }
+}
