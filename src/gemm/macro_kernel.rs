@@ -133,20 +133,32 @@ const fn tile_panels<S: Simd>(mr: usize) -> usize {
     if panels > S::NP { panels } else { S::NP }
 }
 
-/// What a set's tiles are like, for those who cut work into pieces of whole tiles.
+/// What a set's tiles are like, for those who cut work into pieces of them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TileSizes {
+    /// Most rows of a tile.
+    rows: usize,
     /// Panels of a tile of 1, 2, 3, 4 and more rows.
     few: [usize; FEW_ROWS],
-    many: usize,
+    pub(crate) panels: usize,
+    /// Vectors of a panel.
+    vectors: usize,
     /// Panels of a tile of a weight gradient.
     pub(crate) grad_panels: usize,
 }
 
+/// Multiply-adds that a core has in flight: two a cycle, done after four.
+const IN_FLIGHT: f64 = 8.0;
+
 impl TileSizes {
-    /// Panels that tiles take side by side in a block of so many rows.
-    pub(crate) fn side_by_side(&self, rows: usize) -> usize {
-        self.few.get(rows.wrapping_sub(1)).copied().unwrap_or(self.many)
+    /// The share of the peak that the tiles of a block of so many rows and panels could have: a tile needs chains enough to hide their
+    /// latency, and not more loads than multiply-adds.
+    pub(crate) fn efficiency(&self, rows: usize, panels: usize) -> f64 {
+        let height = rows as f64 / rows.div_ceil(self.rows).max(1) as f64;
+        let most = self.few.get(rows.wrapping_sub(1)).copied().unwrap_or(self.panels);
+        let width = (panels as f64 / panels.div_ceil(most).max(1) as f64) * self.vectors as f64;
+        let chains = height * width;
+        (chains / IN_FLIGHT).min(1.0) * (chains / (height + width)).min(1.0)
     }
 }
 
@@ -158,8 +170,10 @@ pub(crate) fn tile_sizes(isa: Isa) -> TileSizes {
         #[inline(always)]
         fn run<S: Simd>(self, _: S) -> TileSizes {
             TileSizes {
+                rows: S::MR,
                 few: const { [tile_panels::<S>(1), tile_panels::<S>(2), tile_panels::<S>(3), tile_panels::<S>(4)] },
-                many: S::NP,
+                panels: S::NP,
+                vectors: PANEL.div_ceil(S::LANES),
                 grad_panels: S::GRAD_NP,
             }
         }

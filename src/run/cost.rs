@@ -82,8 +82,9 @@ impl Cost<'_> {
 
     /// A GEMM of one piece.
     fn piece(&self, rows: usize, k: usize, cols: usize, adjoint: bool, rate: f64) -> f64 {
-        let whole = (panels(cols).div_ceil(self.unit(rows)) * self.unit(rows) * PANEL) as f64;
-        let fma = rows as f64 * k as f64 * whole / f64::from(self.machine.fma_per_us) * 1000.0;
+        let whole = (panels(cols) * PANEL) as f64;
+        let rate_now = f64::from(self.machine.fma_per_us) * self.tiles.efficiency(rows, panels(cols));
+        let fma = rows as f64 * k as f64 * whole / rate_now * 1000.0;
         let bytes = k as f64 * whole * F32;
         // A transposition takes about as long as a pass over the weights in L2.
         let turned = if adjoint { bytes / f64::from(self.machine.l2_mb_per_s) * 1000.0 } else { 0.0 };
@@ -92,10 +93,6 @@ impl Cost<'_> {
 
     fn l3(&self) -> f64 {
         f64::from(self.machine.l3_mb_per_s) / 1000.0
-    }
-
-    pub(crate) fn unit(&self, rows: usize) -> usize {
-        self.tiles.side_by_side(rows)
     }
 
     /// The sums over the batch.
@@ -132,13 +129,13 @@ const WORTH: f64 = 0.97;
 
 impl Cost<'_> {
     /// The best way to share a pass on up to `most` threads, in row blocks of `rows`, or, where these are free, of up to so many.
-    pub(crate) fn best(&self, pass: Pass, most: usize, fixed: Option<usize>, most_rows: usize) -> Shares {
+    pub(crate) fn best(&self, pass: Pass, most: usize, fixed: Option<usize>, most_rows: usize) -> (Shares, f64) {
         let alone = fixed.unwrap_or_else(|| even(self.n, self.n.div_ceil(most_rows.max(1))));
-        let one = Shares { threads: 1, rows: alone, across: 1, unit: self.unit(alone) };
-        if most <= 1 || self.n == 0 {
-            return one;
-        }
+        let one = Shares { threads: 1, rows: alone, across: 1, unit: self.tiles.panels };
         let (mut best, mut least) = (one, self.pass(pass, one));
+        if most <= 1 || self.n == 0 {
+            return (best, least);
+        }
         for threads in steps(most).filter(|&t| t > 1) {
             // Of equal threads, the shortest time counts.
             let mut worth = WORTH;
@@ -148,14 +145,14 @@ impl Cost<'_> {
                     let needed = self.n.div_ceil(most_rows.max(1)).max(1);
                     even(self.n, needed.next_multiple_of(blocks))
                 });
-                let shares = Shares { threads, rows, across, unit: self.unit(rows) };
+                let shares = Shares { threads, rows, across, unit: self.tiles.panels };
                 let time = self.pass(pass, shares);
                 if time < least * worth {
                     (best, least, worth) = (shares, time, 1.0);
                 }
             }
         }
-        best
+        (best, least)
     }
 }
 

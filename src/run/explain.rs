@@ -35,7 +35,9 @@ impl fmt::Display for Explanation {
 
 /// Explains a call on `n` rows.
 pub(crate) fn explain(ctx: &Context, program: &Arc<Program>, n: usize, purpose: Purpose) -> Result<Explanation, Error> {
+    let imagined = usize::try_from(ctx.machine().threads).ok().filter(|&threads| threads > 0);
     let mut plans = Plans::default();
+    plans.imagined = imagined;
     let mut text = String::new();
     let training = purpose == Purpose::Training;
     let forward = plans.forward(ctx, program, n, (training, false))?;
@@ -111,6 +113,7 @@ impl Page<'_> {
             (_, 1) => format!("shared by {threads} threads"),
             _ => format!("each GEMM's columns in {across} pieces, shared by {threads} threads"),
         };
+        writeln!(self.text, "  expected: {:.1} us", self.plan.predicted_ns / 1e3)?;
         writeln!(self.text, "  {blocks} blocks of up to {rows} rows, {how}; chains in pieces of {depth}")?;
         let local = self.plan.memory.local_width.saturating_mul(rows.min(n));
         writeln!(self.text, "  local memory of a block: {}", bytes(local))

@@ -45,6 +45,8 @@ pub(crate) struct Group {
 pub(crate) struct Plan {
     made_for: Option<(Arc<Program>, Key)>,
     pub(crate) shares: Shares,
+    /// What the cost model expects of it.
+    pub(crate) predicted_ns: f64,
     pub(crate) memory: Memory,
     pub(crate) steps: Vec<Lowered>,
     /// Backward: the sums over the batch, cut.
@@ -152,7 +154,7 @@ impl Latest {
         let plan = &mut self.plans[self.oldest];
         self.oldest = (self.oldest + 1) % MOST_PLANS;
         plan.made_for = None;
-        plan.shares = key.shares(ctx, program, pass);
+        (plan.shares, plan.predicted_ns) = key.shares(ctx, program, pass);
         make(plan, program, key)?;
         plan.made_for = Some((Arc::clone(program), key));
         Ok(plan)
@@ -162,6 +164,8 @@ impl Latest {
 /// The plans of a workspace.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Plans {
+    /// Threads of a machine that is not this one, for explanations.
+    pub(crate) imagined: Option<usize>,
     infer: Latest,
     forward: Latest,
     backward: Latest,
@@ -177,7 +181,7 @@ impl Plans {
         (record, skip): (bool, bool),
     ) -> Result<&Plan, Error> {
         let (latest, pass) = if record { (&mut self.forward, Pass::Forward) } else { (&mut self.infer, Pass::Infer) };
-        latest.get(ctx, program, (Key::new(ctx, program, (n, None), (record, skip)), pass), Plan::make_forward)
+        latest.get(ctx, program, (Key::new(ctx, program, self.imagined, (n, None), (record, skip)), pass), Plan::make_forward)
     }
 
     /// Of a backward pass from a record in blocks of `rows`.
@@ -188,20 +192,27 @@ impl Plans {
         (n, rows): (usize, usize),
         dx_wanted: bool,
     ) -> Result<&Plan, Error> {
-        let key = Key::new(ctx, program, (n, Some(rows)), (dx_wanted, false));
+        let key = Key::new(ctx, program, self.imagined, (n, Some(rows)), (dx_wanted, false));
         self.backward.get(ctx, program, (key, Pass::Backward), Plan::make_backward)
     }
 }
 
 impl Key {
-    fn new(ctx: &Context, program: &Program, (n, rows): (usize, Option<usize>), (option, skip): (bool, bool)) -> Self {
-        let threads = ctx.par().threads_for(useful_threads(n.saturating_mul(program.work)));
+    fn new(
+        ctx: &Context,
+        program: &Program,
+        imagined: Option<usize>,
+        (n, rows): (usize, Option<usize>),
+        (option, skip): (bool, bool),
+    ) -> Self {
+        let useful = useful_threads(n.saturating_mul(program.work));
+        let threads = imagined.map_or_else(|| ctx.par().threads_for(useful), |threads| threads.min(useful));
         let (isa, blocking, machine) = (ctx.isa(), ctx.blocking(), ctx.machine());
         Self { n, rows, threads, isa, blocking, machine, option, skip }
     }
 
-    /// How the call is shared out.
-    fn shares(&self, ctx: &Context, program: &Program, pass: Pass) -> Shares {
+    /// How the call is shared out, and how long that would take.
+    fn shares(&self, ctx: &Context, program: &Program, pass: Pass) -> (Shares, f64) {
         let cost = Cost { machine: &self.machine, program, tiles: tile_sizes(self.isa), n: self.n };
         cost.best(pass, self.threads, self.rows, ctx.blocking().most_rows(program.widest))
     }

@@ -16,7 +16,7 @@ pub(crate) struct Shares {
     /// Pieces that the columns of each GEMM are cut into: 1, where a row block goes through all steps on one thread; with more, all blocks go
     /// through each step before the next begins.
     pub(crate) across: usize,
-    /// Panels that the tiles of such a block take side by side: pieces are multiples.
+    /// Panels that tiles take side by side.
     pub(crate) unit: usize,
 }
 
@@ -30,11 +30,12 @@ impl Shares {
     }
 }
 
-/// Row blocks, with `cols` columns cut into up to `across` pieces of whole units of panels.
+/// Row blocks, with `cols` columns cut into up to `across` equal pieces: of whole tiles, where they are more than one.
 pub(super) fn columns(blocks: usize, rows: usize, cols: usize, across: usize, unit: usize) -> Grid {
-    let units = panels(cols).div_ceil(unit).max(1);
-    let size = units.div_ceil(across.min(units));
-    Grid { down: blocks, rows, panels: size * unit, across: units.div_ceil(size) }
+    let all = panels(cols).max(1);
+    let size = all.div_ceil(across);
+    let size = if size > unit { size.next_multiple_of(unit) } else { size };
+    Grid { down: blocks, rows, panels: size, across: all.div_ceil(size) }
 }
 
 /// A sum over the batch: of which two values dW is the product, or of which one db is the sum of columns.
