@@ -48,10 +48,10 @@ impl Default for Machine {
             fma_per_us: 80_000,
             l2_kib: u32::try_from(caches().l2 >> 10).unwrap_or(u32::MAX),
             l2_mb_per_s: 100_000,
-            l3_mb_per_s: 25_000,
+            l3_mb_per_s: 35_000,
             phase_ns: 300,
-            thread_ns: 80,
-            call_ns: 150,
+            thread_ns: 200,
+            call_ns: 250,
         }
     }
 }

@@ -31,6 +31,8 @@ pub(crate) struct Cost<'a> {
 
 /// Bytes of a number.
 const F32: f64 = size_of::<f32>() as f64;
+/// The part of the time that bytes take from other cores' caches or from L3 which computing does not hide.
+const EXPOSED: f64 = 0.4;
 
 impl Cost<'_> {
     /// The time of a pass.
@@ -53,11 +55,12 @@ impl Cost<'_> {
         if threads == 1 { 0.0 } else { f64::from(phase_ns) + f64::from(thread_ns) * threads as f64 }
     }
 
-    /// Bytes a nanosecond of weights that a thread reads again in each call, `share` of all of them.
-    fn weights_rate(&self, share: f64) -> f64 {
+    /// The part of the weights that a thread finds in its L2 where it read the same ones in the last call, `share` of all of them. Caches
+    /// are not strict about what they keep: the part falls from 1 where they fill nine tenths of L2 to 0 where they are an eighth more than it holds.
+    fn kept(&self, share: f64) -> f64 {
         let weights: f64 = self.program.affines.iter().map(|&(k, m)| k as f64 * m as f64 * F32).sum();
-        let in_l2 = weights * share <= f64::from(self.machine.l2_kib) * 1024.0 * 0.75;
-        f64::from(if in_l2 { self.machine.l2_mb_per_s } else { self.machine.l3_mb_per_s }) / 1000.0
+        let filled = weights * share / (f64::from(self.machine.l2_kib) * 1024.0);
+        ((1.15 - filled) / 0.25).clamp(0.0, 1.0)
     }
 
     /// The row-local steps, forward or backward.
@@ -65,30 +68,36 @@ impl Cost<'_> {
         let Shares { threads, rows, across, unit } = shares;
         let blocks = self.n.div_ceil(rows.max(1));
         let used = if across == 1 { threads.min(blocks) } else { threads };
-        let rate = self.weights_rate(if across == 1 { 1.0 } else { 1.0 / (across.min(threads)) as f64 });
+        let kept = self.kept(if across == 1 { 1.0 } else { 1.0 / across.min(threads) as f64 });
         let mut time = 0.0;
         for &(inputs, outputs) in &self.program.affines {
             let (k, cols) = if adjoint { (outputs, inputs) } else { (inputs, outputs) };
             let grid = if across == 1 { Grid::of_rows(blocks, rows) } else { columns(blocks, rows, cols, across, unit) };
             let width = if across == 1 { cols } else { cols.min(grid.panels * PANEL) };
-            let each = self.piece(rows.min(self.n), k, width, adjoint, rate);
+            let each = self.piece(rows.min(self.n), k, width, adjoint, kept);
             // With columns shared, the other operand comes from caches of others.
             let moved = if across == 1 { 0.0 } else { rows as f64 * k as f64 * F32 / self.l3() };
             let turns = grid.pieces().div_ceil(used).max(1) as f64;
-            time += turns * (each + 0.5 * moved) + if across == 1 { 0.0 } else { self.phase(used) };
+            time += turns * (each + EXPOSED * moved) + if across == 1 { 0.0 } else { self.phase(used) };
         }
         time + if across == 1 { self.phase(used) } else { 0.0 }
     }
 
-    /// A GEMM of one piece.
-    fn piece(&self, rows: usize, k: usize, cols: usize, adjoint: bool, rate: f64) -> f64 {
+    /// A GEMM of one piece, whose weights are in L2 in part.
+    fn piece(&self, rows: usize, k: usize, cols: usize, adjoint: bool, kept: f64) -> f64 {
         let whole = (panels(cols) * PANEL) as f64;
-        let rate_now = f64::from(self.machine.fma_per_us) * self.tiles.efficiency(rows, panels(cols));
-        let fma = rows as f64 * k as f64 * whole / rate_now * 1000.0;
+        let rate = f64::from(self.machine.fma_per_us) * self.tiles.efficiency(rows, panels(cols)) / 1000.0;
+        let fma = rows as f64 * k as f64 * whole / rate;
         let bytes = k as f64 * whole * F32;
-        // A transposition takes about as long as a pass over the weights in L2.
-        let turned = if adjoint { bytes / f64::from(self.machine.l2_mb_per_s) * 1000.0 } else { 0.0 };
-        fma.max(bytes / rate) + turned
+        let (near, far) = (bytes * kept / self.l2(), bytes * (1.0 - kept) / self.l3());
+        // A transposition takes half as long again as a pass over the weights in L2.
+        let turned = if adjoint { 1.5 * bytes / self.l2() } else { 0.0 };
+        // What comes from L2 comes while tiles compute; of what comes from afar, a part is waited for.
+        fma.max(near + far) + EXPOSED * far.min(fma) + turned
+    }
+
+    fn l2(&self) -> f64 {
+        f64::from(self.machine.l2_mb_per_s) / 1000.0
     }
 
     fn l3(&self) -> f64 {
@@ -110,10 +119,10 @@ impl Cost<'_> {
                 Sum::Product { .. } => {
                     let fma = self.n as f64 * (inputs * outputs) as f64 / f64::from(self.machine.fma_per_us) * 1000.0;
                     // The gradient is read and written once for each row block; operands are read once for each piece beside another.
-                    let gradient = 2.0 * blocks * (inputs * outputs) as f64 * F32 / f64::from(self.machine.l2_mb_per_s);
+                    let gradient = 2.0 * blocks * (inputs * outputs) as f64 * F32 / self.l2();
                     let Grid { down, across, .. } = part.grid;
                     let operands = self.n as f64 * (inputs * across + outputs * down) as f64 * F32 / self.l3();
-                    fma + 500.0 * gradient + if threads == 1 { 0.0 } else { 0.25 * operands }
+                    fma + gradient + if threads == 1 { 0.0 } else { EXPOSED * operands }
                 }
             } / pieces;
             (time, longest) = (time + one * pieces, longest.max(one));
@@ -124,8 +133,10 @@ impl Cost<'_> {
     }
 }
 
-/// Row blocks are cut anew for more threads only if that is worth so much of the time.
+/// More threads, and columns shared where rows could be, have to be worth so much of the time: what the model does not know, chance above all,
+/// is against them.
 const WORTH: f64 = 0.97;
+const WORTH_SHARING: f64 = 0.95;
 
 impl Cost<'_> {
     /// The best way to share a pass on up to `most` threads, in row blocks of `rows`, or, where these are free, of up to so many.
@@ -148,7 +159,8 @@ impl Cost<'_> {
                 let shares = Shares { threads, rows, across, unit: self.tiles.panels };
                 let time = self.pass(pass, shares);
                 if time < least * worth {
-                    (best, least, worth) = (shares, time, 1.0);
+                    (best, least) = (shares, time);
+                    worth = if across == 1 { WORTH_SHARING } else { 1.0 };
                 }
             }
         }
