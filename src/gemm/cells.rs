@@ -41,6 +41,8 @@ unsafe impl Send for In<'_> {}
 unsafe impl Sync for In<'_> {}
 // SAFETY: as a slice to write, which may be sent: its cells are its own.
 unsafe impl Send for Out<'_> {}
+// SAFETY: as a slice to write, which may be shared: then it is only read.
+unsafe impl Sync for Out<'_> {}
 
 impl Cells {
     /// Whether the rows of panel `p` follow each other without a gap.

@@ -2,7 +2,7 @@
 
 use super::decay::{phase, spread};
 use super::group::Group;
-use super::state::{Slot, State};
+use super::state::{Elements, Slot, State, StripMemory};
 use super::{Optimizer, flush, require, require_below_one, require_not_negative};
 use crate::context::Context;
 use crate::error::Error;
@@ -62,6 +62,7 @@ pub struct AdamW {
     pub groups: Vec<Group>,
     pub(crate) steps: u64,
     pub(crate) state: State,
+    memory: StripMemory<Factors>,
 }
 
 /// What the step of one parameter multiplies by.
@@ -101,6 +102,7 @@ impl AdamW {
             groups: Vec::new(),
             steps: 0,
             state: State::default(),
+            memory: StripMemory::default(),
         }
     }
 
@@ -176,24 +178,30 @@ impl AdamW {
         )
     }
 
-    fn advance(&mut self, isa: Isa, layer: &mut dyn Parameters, grads: &Gradients) -> Result<(), Error> {
+    fn advance(&mut self, ctx: &Context, layer: &mut dyn Parameters, grads: &Gradients) -> Result<(), Error> {
+        let isa = ctx.isa();
         self.check_settings()?;
         let made = self.state.made_for(layer, grads, 2)?;
         self.check_divisors(isa, made.as_ref().unwrap_or(&self.state), grads)?;
         let mut state = made.unwrap_or_else(|| std::mem::take(&mut self.state));
         // Counts are mostly the same for all parameters, and corrections take longer than small parameters.
         let mut last = (1, self.factors(1));
-        state.update(layer, grads, |Slot { p, g, moments, step, name }| {
+        let mut memory = std::mem::take(&mut self.memory);
+        let rule = |Slot { step, name }| {
             if step != last.0 {
                 last = (step, self.factors(step));
             }
-            let (m, v) = moments.split_at_mut(p.len());
             let (lr_factor, weight_decay) = Group::settings(&self.groups, name, self.weight_decay);
             let (rate, decay) = self.rates(last.1.correction, lr_factor, weight_decay);
-            let step = AdamWStep { p, g, m, v, factors: Factors { rate, decay, ..last.1 } };
-            if decay != 0.0 { isa.run(Decayed(step)) } else { isa.run(Plain(step)) }
+            Factors { rate, decay, ..last.1 }
+        };
+        let done = state.update(ctx, &mut memory, layer, grads, rule, |Elements { write: [p, m, v], read: g, what }| {
+            let step = AdamWStep { p, g, m, v, factors: *what };
+            if what.decay != 0.0 { isa.run(Decayed(step)) } else { isa.run(Plain(step)) }
         });
+        self.memory = memory;
         self.state = state;
+        done?;
         self.steps = self.steps.saturating_add(1);
         Ok(())
     }
@@ -206,7 +214,7 @@ fn correction(b: f32, t: u64) -> f64 {
 
 impl Optimizer for AdamW {
     fn step<L: Layer>(&mut self, ctx: &Context, layer: &mut L, grads: &Gradients) -> Result<(), Error> {
-        self.advance(ctx.isa(), layer, grads)
+        self.advance(ctx, layer, grads)
     }
 
     fn check_gradients(&self, grads: &Gradients) -> Result<f64, Error> {

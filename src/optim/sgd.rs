@@ -2,14 +2,14 @@
 
 use super::decay::{phase, spread};
 use super::group::Group;
-use super::state::{Slot, State};
+use super::state::{Elements, Slot, State, StripMemory};
 use super::{Optimizer, flush, require, require_below_one, require_not_negative};
 use crate::context::Context;
 use crate::error::Error;
 use crate::layers::Layer;
 use crate::params::gradients::Gradients;
 use crate::params::network::Parameters;
-use crate::simd::{Isa, Kernel, Simd};
+use crate::simd::{Kernel, Simd};
 
 /// Stochastic gradient descent with momentum: v = momentum v + (g + weight_decay p), p = p - lr v. Decay is for weights only,
 /// and lr the same for all, unless [`Sgd::groups`] say otherwise: then lr is lr lr_factor, rounded to f32.
@@ -38,15 +38,25 @@ pub struct Sgd {
     /// Parameters that are treated otherwise; none at first.
     pub groups: Vec<Group>,
     pub(crate) state: State,
+    memory: StripMemory<Rates>,
+}
+
+/// What the step of one parameter multiplies by.
+#[derive(Debug, Clone, Copy)]
+struct Rates {
+    lr: f32,
+    decay: f32,
+    phase: f32,
 }
 
 impl Sgd {
     /// With momentum and no decay.
     pub fn new(lr: f32, momentum: f32) -> Self {
-        Self { lr, momentum, weight_decay: 0.0, groups: Vec::new(), state: State::default() }
+        Self { lr, momentum, weight_decay: 0.0, groups: Vec::new(), state: State::default(), memory: StripMemory::default() }
     }
 
-    fn advance(&mut self, isa: Isa, layer: &mut dyn Parameters, grads: &Gradients) -> Result<(), Error> {
+    fn advance(&mut self, ctx: &Context, layer: &mut dyn Parameters, grads: &Gradients) -> Result<(), Error> {
+        let isa = ctx.isa();
         let Self { lr, momentum, weight_decay, .. } = *self;
         require_not_negative("lr", lr)?;
         require_below_one("momentum", momentum)?;
@@ -58,18 +68,21 @@ impl Sgd {
         if let Some(state) = self.state.made_for(layer, grads, 1)? {
             self.state = state;
         }
-        self.state.update(layer, grads, |Slot { p, g, moments: v, step, name }| {
+        let rule = |Slot { step, name }| {
             let (factor, decay) = Group::settings(&self.groups, name, weight_decay);
-            let step = SgdStep { p, g, v, lr: lr * factor, momentum, decay, phase: phase(step) };
+            Rates { lr: lr * factor, decay, phase: phase(step) }
+        };
+        let work = |Elements { write: [p, v, _], read: g, what: &Rates { lr, decay, phase } }: Elements<'_, '_, _>| {
+            let step = SgdStep { p, g, v, lr, momentum, decay, phase };
             if decay == 0.0 { isa.run(Plain(step)) } else { isa.run(Decayed(step)) }
-        });
-        Ok(())
+        };
+        self.state.update(ctx, &mut self.memory, layer, grads, rule, work)
     }
 }
 
 impl Optimizer for Sgd {
     fn step<L: Layer>(&mut self, ctx: &Context, layer: &mut L, grads: &Gradients) -> Result<(), Error> {
-        self.advance(ctx.isa(), layer, grads)
+        self.advance(ctx, layer, grads)
     }
 }
 

@@ -1,12 +1,17 @@
 //! What optimisers keep for each parameter: moments, and how many steps it has taken.
 
+use crate::context::Context;
 use crate::error::Error;
 use crate::gemm::buffers::zeros;
-use crate::gemm::panels::PanelRef;
+use crate::gemm::panels::{PANEL, PanelRef};
 use crate::params::gradients::Gradients;
 use crate::params::name::TensorName;
 use crate::params::network::Parameters;
 use crate::params::table::{Row, Table};
+use crate::team::Team;
+use crate::team::pieces::{Strip, StripPiece, Strips};
+use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 
 /// Moments and step counts of every parameter.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -26,15 +31,51 @@ struct Moments {
 }
 
 /// One parameter, about to take a step.
-pub(super) struct Slot<'a> {
+pub(super) struct Slot {
     pub(super) name: TensorName,
-    pub(super) p: &'a mut [f32],
-    pub(super) g: &'a [f32],
-    /// As many times `p.len()` floats as there are moments.
-    pub(super) moments: &'a mut [f32],
     /// Which step of this parameter it is, from 1 on.
     pub(super) step: u64,
 }
+
+/// Some elements of a parameter: itself, its moments, its gradient, and what its step multiplies by.
+pub(super) type Elements<'a, 's, T> = StripPiece<'a, 's, T>;
+
+/// Elements that make another thread worth its while: some 10 microseconds of AdamW from caches.
+const ELEMENTS_PER_THREAD: usize = 16 << 10;
+/// Pieces for each thread, and the elements that each has at least.
+const PIECES_PER_THREAD: usize = 4;
+const LEAST_PIECE: usize = 2 << 10;
+
+/// The memory of a list of strips, empty between steps.
+pub(super) struct StripMemory<T>(Vec<Strip<'static, T>>);
+
+impl<T> Default for StripMemory<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> Clone for StripMemory<T> {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl<T> PartialEq for StripMemory<T> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl<T> fmt::Debug for StripMemory<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StripMemory")
+    }
+}
+
+// It is empty: a step that panics leaves nothing in it.
+impl<T> UnwindSafe for StripMemory<T> {}
+impl<T> RefUnwindSafe for StripMemory<T> {}
 
 impl State {
     /// `count` moments of zero for each parameter, and no steps.
@@ -65,15 +106,47 @@ impl State {
         self.table.as_mut().map_or(&mut [], Table::rows_mut)
     }
 
-    /// Counts a step of every parameter with a gradient, and runs `rule` on it. State and gradients are those of `net`.
-    pub(super) fn update(&mut self, net: &mut dyn Parameters, grads: &Gradients, mut rule: impl FnMut(Slot<'_>)) {
+    /// Counts a step of every parameter with a gradient, and does `work` with all elements of it and with what `rule` makes of it, on the
+    /// threads of the context if there is enough of it. State and gradients are those of `net`.
+    pub(super) fn update<T: Sync>(
+        &mut self,
+        ctx: &Context,
+        memory: &mut StripMemory<T>,
+        net: &mut dyn Parameters,
+        grads: &Gradients,
+        mut rule: impl FnMut(Slot) -> T,
+        work: impl Fn(Elements<'_, '_, T>) + Sync,
+    ) -> Result<(), Error> {
+        let all = grads.values().flatten().map(|g| g.as_slice().len()).fold(0, usize::saturating_add);
+        let threads = ctx.par().threads_for(all / ELEMENTS_PER_THREAD);
+        let piece = (all / (threads * PIECES_PER_THREAD)).next_multiple_of(PANEL).max(LEAST_PIECE);
+        let mut strips = Strips::new(std::mem::take(&mut memory.0), piece);
+        if threads > 1 {
+            strips.reserve(self.rows().len())?;
+        }
         let mut rows = self.rows_mut().iter_mut().zip(grads.values());
         net.visit_mut(&mut |parameter| {
             let Some((Row { spec, value: Moments { values, steps } }, Some(g))) = rows.next() else { return };
             *steps = steps.saturating_add(1);
-            let p = parameter.into_slice();
-            rule(Slot { name: spec.name, p, g: g.as_slice(), moments: values, step: *steps });
+            let what = rule(Slot { name: spec.name, step: *steps });
+            let (p, (first, second)) = (parameter.into_slice(), values.split_at_mut(spec.len()));
+            if threads > 1 {
+                strips.push([p, first, second], g.as_slice(), what);
+            } else {
+                // Without a list, which takes as long as a step of a few weights.
+                work(Elements { write: [p, first, second], read: g.as_slice(), what: &what });
+            }
         });
+        if threads > 1 {
+            let mut crew = vec![(); threads]; // takes no memory
+            Team::new(threads, ctx.linger()).each(strips.len(), &&strips, &mut crew, |elements, ()| {
+                if let Some(elements) = elements {
+                    work(elements);
+                }
+            });
+        }
+        memory.0 = strips.into_memory();
+        Ok(())
     }
 
     /// Whether `holds(g, m, v)` for all elements, without padding, of every parameter with a gradient, up to 16 at a time, where there are two

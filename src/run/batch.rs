@@ -9,6 +9,7 @@ use super::workspace::Scratch;
 use crate::context::Context;
 use crate::error::Error;
 use crate::gemm::blocking::streams_gradient;
+use crate::gemm::buffers::room;
 use crate::gemm::cells::Out;
 use crate::gemm::column_sums::column_sums;
 use crate::gemm::macro_kernel::{GradGemm, grad_gemm};
@@ -17,17 +18,21 @@ use crate::gemm::start::Start;
 use crate::program::memory::{Home, Memory};
 use crate::program::{Program, Val};
 use crate::team::Team;
-use crate::team::pieces::{Held, Part, PartPiece, Target, Targets};
+use crate::team::pieces::{Part, PartPiece, Parts, Target, reuse};
 
-/// Holds the places of all gradients, by those numbers. What was declined has none.
-pub(super) fn hold<'l>(
-    list: &'l mut Targets,
+/// Where gradients go, by the numbers of their targets.
+pub(super) type Targets<'a> = Vec<Option<Target<'a>>>;
+
+/// Lists the places of all gradients, in the memory of a list. What was declined has none.
+pub(super) fn list<'a>(
+    memory: Targets<'static>,
     program: &Program,
-    grads: &'l mut Slots<'_, '_>,
-) -> Result<Held<'l>, Error> {
-    let slots = grads.all().zip(&program.affines);
-    let targets = slots.flat_map(|(Slot { dw, db }, &(inputs, outputs))| {
-        let dw = match dw {
+    grads: &'a mut Slots<'_, '_>,
+) -> Result<Targets<'a>, Error> {
+    let mut list = reuse(memory);
+    room(&mut list, TARGETS * program.affines.len())?;
+    for (Slot { dw, db }, &(inputs, outputs)) in grads.all().zip(&program.affines) {
+        list.push(match dw {
             Some(Wanted::Panels(data)) if !data.is_empty() => {
                 Some(Target { cells: PanelMut::new(data, inputs, outputs).into(), swapped: false })
             }
@@ -36,11 +41,10 @@ pub(super) fn hold<'l>(
                 Some(Target { cells: m.take_rows(rows).into(), swapped: outputs_first })
             }
             _ => None,
-        };
-        let db = db.filter(|db| !db.is_empty()).map(|db| Target { cells: Out::line(db), swapped: false });
-        [dw, db]
-    });
-    list.hold(TARGETS * program.affines.len(), targets)
+        });
+        list.push(db.filter(|db| !db.is_empty()).map(|db| Target { cells: Out::line(db), swapped: false }));
+    }
+    Ok(list)
 }
 
 /// Some row blocks, with what forward and backward by rows left of them.
@@ -118,11 +122,11 @@ pub(super) fn sums(
     crew: &mut [Scratch],
     parts: &[Part<Sum>],
     slab: Slab<'_>,
-    grads: &mut Held<'_>,
+    targets: &mut Targets<'_>,
     go_on: bool,
 ) {
     let Some(last) = parts.last() else { return };
-    team.each(last.before + last.grid.pieces(), &grads.parts(parts), crew, |piece, _| {
+    team.each(last.before + last.grid.pieces(), &Parts::new(targets, parts), crew, |piece, _| {
         if let Some(piece) = piece {
             add(ctx, slab, piece, go_on);
         }

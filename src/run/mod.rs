@@ -39,7 +39,8 @@ use crate::gemm::panels::{PanelMut, panel_len};
 use crate::mat::{MatMut, MatRef};
 use crate::program::Program;
 use crate::team::Team;
-use batch::{Slab, hold, sums};
+use crate::team::pieces::reuse;
+use batch::{Slab, list, sums};
 use blocks::{Given, Record, Rows};
 use rows::Job;
 use source::{Slots, Source};
@@ -182,7 +183,7 @@ pub(crate) fn backward(
     if n == 0 && !accumulate {
         grads.clear();
     }
-    let mut targets = hold(targets, program, &mut grads)?;
+    let mut list = list(std::mem::take(&mut targets.0), program, &mut grads)?;
 
     let mut team = Team::new(shares.threads, ctx.linger());
     let scratch = &mut scratch[..shares.threads];
@@ -208,10 +209,11 @@ pub(crate) fn backward(
             let (memory, block_rows) = (&plan.memory, shares.rows);
             let slab = Slab { program, memory, record, record_width, local, block_rows, rows: count };
             let cut = &plan.sums[group.sums.clone()];
-            sums(ctx, &mut team, scratch, cut, slab, &mut targets, accumulate || first_row > 0);
+            sums(ctx, &mut team, scratch, cut, slab, &mut list, accumulate || first_row > 0);
         }
     }
     drop(team);
+    targets.0 = reuse(list);
     if let Some((dx, staged)) = dx.as_mut().zip(staged) {
         staged.hand_out(ctx, dx);
     }

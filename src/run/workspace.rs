@@ -5,7 +5,9 @@ use super::plan::Plans;
 use super::record::Record;
 use crate::error::Error;
 use crate::gemm::buffers::Buffer;
-use crate::team::pieces::Targets;
+use crate::team::pieces::Target;
+use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 
 /// Scratch memory and the record of a training forward pass. It grows to the largest call it has seen and allocates nothing
 /// after that. Any workspace serves any layer, batch and context; a call borrows it whole.
@@ -24,7 +26,7 @@ pub struct Workspace {
     /// Gradients of a caller's weights whose strides are of no other use, one for each affine map.
     pub(crate) staged_grads: Vec<Buffer>,
     /// Where the gradients of a backward pass go.
-    pub(crate) targets: Targets,
+    pub(crate) targets: TargetMemory,
     /// Outputs on their way to a matrix that is not row-major.
     pub(crate) staging: Buffer,
     /// Squared norms of single rows, for the gradient-flow probe.
@@ -37,6 +39,26 @@ impl Workspace {
         Self::default()
     }
 }
+
+/// The memory of a list of targets, empty between calls.
+#[derive(Default)]
+pub(crate) struct TargetMemory(pub(crate) Vec<Option<Target<'static>>>);
+
+impl Clone for TargetMemory {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl fmt::Debug for TargetMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TargetMemory")
+    }
+}
+
+// It is empty: a call that panics leaves nothing in it.
+impl UnwindSafe for TargetMemory {}
+impl RefUnwindSafe for TargetMemory {}
 
 /// What one thread has for itself.
 #[derive(Debug, Clone, Default)]

@@ -7,10 +7,8 @@ use crate::error::Error;
 use crate::gemm::buffers::room;
 use crate::gemm::cells::Out;
 use crate::gemm::panels::PANEL;
-use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::panic::{RefUnwindSafe, UnwindSafe};
 
 /// Work in pieces, by number.
 ///
@@ -263,55 +261,19 @@ unsafe impl<'a> Pieces for Columns<'a> {
     }
 }
 
-/// Matrices to write, by number, for the time of a call. The memory of the list serves the next one.
-#[derive(Default)]
-pub(crate) struct Targets(Vec<Option<Target<'static>>>);
+/// An empty list of another type in the memory of this one, where both are of one size: so that lists of what a call borrows need no new
+/// memory in each call.
+pub(crate) fn reuse<A, B>(mut list: Vec<A>) -> Vec<B> {
+    list.clear();
+    // The standard library collects in place what is mapped from a list; tests/alloc.rs would see if it no longer did.
+    list.into_iter().map(|_| -> B { unreachable!("the list is empty") }).collect()
+}
 
 /// A matrix to write. `swapped`: it is the transpose of what a grid cuts.
 pub(crate) struct Target<'a> {
     pub(crate) cells: Out<'a>,
     pub(crate) swapped: bool,
 }
-
-impl Clone for Targets {
-    /// An empty list: there is nothing to copy between calls.
-    fn clone(&self) -> Self {
-        Self::default()
-    }
-}
-
-impl fmt::Debug for Targets {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Targets")
-    }
-}
-
-// What a call that panics leaves in it is not read.
-impl UnwindSafe for Targets {}
-impl RefUnwindSafe for Targets {}
-
-// SAFETY: a list says nothing to those who share it.
-unsafe impl Sync for Targets {}
-
-impl Targets {
-    /// Holds some matrices as long as what is returned lives.
-    pub(crate) fn hold<'l, 'a: 'l>(
-        &'l mut self,
-        count: usize,
-        targets: impl Iterator<Item = Option<Target<'a>>>,
-    ) -> Result<Held<'l>, Error> {
-        room(&mut self.0, count)?;
-        for target in targets.take(count) {
-            // SAFETY: only the lifetime changes. The list is private, and read through `Held<'l>` alone, while the cells are borrowed ('a
-            // is longer than 'l); what is in it afterwards is removed, unread, by the next `hold`.
-            self.0.push(unsafe { std::mem::transmute::<Option<Target<'a>>, Option<Target<'static>>>(target) });
-        }
-        Ok(Held(&mut self.0))
-    }
-}
-
-/// Matrices that are written.
-pub(crate) struct Held<'l>(&'l mut [Option<Target<'static>>]);
 
 /// One of the matrices that a phase writes, and how it is cut.
 #[derive(Debug, Clone, Copy)]
@@ -327,7 +289,7 @@ pub(crate) struct Part<T> {
 
 /// Pieces of several matrices.
 pub(crate) struct Parts<'l, T> {
-    targets: &'l [Option<Target<'static>>],
+    targets: &'l [Option<Target<'l>>],
     parts: &'l [Part<T>],
 }
 
@@ -340,19 +302,16 @@ pub(crate) struct PartPiece<'l, T> {
     pub(crate) target: Target<'l>,
 }
 
-// SAFETY: a rectangle goes to one thread, and `Out` may be sent; the matrices themselves are not used.
-unsafe impl<T: Sync> Sync for Parts<'_, T> {}
-
-impl Held<'_> {
-    /// The pieces of some of them, whose numbers fall.
-    pub(crate) fn parts<'s, T>(&'s mut self, parts: &'s [Part<T>]) -> Parts<'s, T> {
+impl<'l, T> Parts<'l, T> {
+    /// The pieces of some matrices, whose numbers fall.
+    pub(crate) fn new(targets: &'l mut [Option<Target<'_>>], parts: &'l [Part<T>]) -> Self {
         assert!(parts.is_sorted_by(|a, b| a.target > b.target), "no matrix twice");
         assert!(parts.iter().all(|part| part.grid.rows.is_multiple_of(PANEL)), "rows cut by panels, as a transpose is");
-        Parts { targets: self.0, parts }
+        Self { targets, parts }
     }
 }
 
-// SAFETY: parts are of different matrices, as `Held::parts` has seen, and the pieces of one are those of a grid; so are those of a
+// SAFETY: parts are of different matrices, as `Parts::new` has seen, and the pieces of one are those of a grid; so are those of a
 // transpose, whose panels are the grid's rows, by 16, and whose rows are its panels.
 unsafe impl<'l, T: Sync> Pieces for Parts<'l, T> {
     type Item = Option<PartPiece<'l, T>>;
@@ -371,5 +330,74 @@ unsafe impl<'l, T: Sync> Pieces for Parts<'l, T> {
         // SAFETY: as above; the caller asks for no piece twice.
         let cells = unsafe { cells.rectangle(down, across) };
         Some(PartPiece { what, rows, panels, target: Target { cells, swapped: *swapped } })
+    }
+}
+
+/// Most slices of a strip that are written.
+const MOST_SLICES: usize = 3;
+
+/// Slices of one length that are worked on element by element, some of them written. What is not there is empty.
+pub(crate) struct Strip<'a, T> {
+    write: [Chunks<'a, f32>; MOST_SLICES],
+    read: &'a [f32],
+    /// Pieces of all strips before this one.
+    before: usize,
+    what: T,
+}
+
+/// Strips, one after the other, in pieces of so many elements.
+pub(crate) struct Strips<'a, T> {
+    strips: Vec<Strip<'a, T>>,
+    size: usize,
+    pieces: usize,
+}
+
+impl<'a, T> Strips<'a, T> {
+    /// No strips yet, in the memory of a list.
+    pub(crate) fn new(memory: Vec<Strip<'static, T>>, size: usize) -> Self {
+        Self { strips: reuse(memory), size, pieces: 0 }
+    }
+
+    /// Makes room for so many.
+    pub(crate) fn reserve(&mut self, count: usize) -> Result<(), Error> {
+        room(&mut self.strips, count)
+    }
+
+    pub(crate) fn push(&mut self, write: [&'a mut [f32]; MOST_SLICES], read: &'a [f32], what: T) {
+        let write = write.map(|slice| Chunks::new(slice, self.size));
+        self.strips.push(Strip { write, read, before: self.pieces, what });
+        self.pieces += read.len().div_ceil(self.size);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.pieces
+    }
+
+    /// The memory, for another list.
+    pub(crate) fn into_memory(self) -> Vec<Strip<'static, T>> {
+        reuse(self.strips)
+    }
+}
+
+/// A piece of a strip.
+pub(crate) struct StripPiece<'a, 's, T> {
+    pub(crate) write: [&'a mut [f32]; MOST_SLICES],
+    pub(crate) read: &'a [f32],
+    pub(crate) what: &'s T,
+}
+
+// SAFETY: strips borrow different slices, and pieces of one are chunks of these.
+unsafe impl<'a, 's, T: Sync> Pieces for &'s Strips<'a, T> {
+    type Item = Option<StripPiece<'a, 's, T>>;
+    unsafe fn piece(&self, index: usize) -> Self::Item {
+        let at = self.strips.partition_point(|strip| strip.before <= index).checked_sub(1)?;
+        let Strip { write, read, before, what } = self.strips.get(at)?;
+        let chunk = index - before;
+        let first = chunk.saturating_mul(self.size).min(read.len());
+        let read = &read[first..first.saturating_add(self.size).min(read.len())];
+        let [a, b, c] = write;
+        // SAFETY: as the caller promises.
+        let write = unsafe { [a.piece(chunk), b.piece(chunk), c.piece(chunk)] };
+        Some(StripPiece { write, read, what })
     }
 }
