@@ -132,7 +132,7 @@ impl Case {
         let grads = maps.map(|m| MapGrad { dw: fill(50, m.inputs() * m.outputs()), db: fill(51, m.outputs()) });
         let mut grads = gradients_of(&layer, &grads.collect::<Vec<_>>());
         for factor in steps.iter().take(3) {
-            grads.scale(factor.0);
+            grads.scale(&ctx, factor.0);
             optimizer.step(&ctx, &mut layer, &grads).expect("a step");
         }
         let snapshot = Snapshot::with_optimizer(&layer, &optimizer).expect("a snapshot");

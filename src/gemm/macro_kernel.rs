@@ -157,8 +157,8 @@ impl TileSizes {
         let height = rows as f64 / rows.div_ceil(self.rows).max(1) as f64;
         let most = self.few.get(rows.wrapping_sub(1)).copied().unwrap_or(self.panels);
         let width = (panels as f64 / panels.div_ceil(most).max(1) as f64) * self.vectors as f64;
-        let chains = height * width;
-        (chains / IN_FLIGHT).min(1.0) * (chains / (height + width)).min(1.0)
+        let chains = (height * width).max(1.0); // of nothing there is none
+        (chains / IN_FLIGHT).min(1.0) * (chains / (height + width).max(1.0)).min(1.0)
     }
 }
 

@@ -217,8 +217,8 @@ impl Optimizer for AdamW {
         self.advance(ctx, layer, grads)
     }
 
-    fn check_gradients(&self, grads: &Gradients) -> Result<f64, Error> {
-        grads.norm_within(Self::LARGEST_GRADIENT)
+    fn check_gradients(&self, ctx: &Context, grads: &Gradients) -> Result<f64, Error> {
+        grads.norm_within(ctx, Self::LARGEST_GRADIENT)
     }
 }
 

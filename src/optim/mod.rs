@@ -38,8 +38,8 @@ pub trait Optimizer {
     ///
     /// # Errors
     /// [`Error::Gradient`] with the first gradient that is NaN, infinite or too large, and their number.
-    fn check_gradients(&self, grads: &Gradients) -> Result<f64, Error> {
-        grads.norm_within(f32::MAX)
+    fn check_gradients(&self, ctx: &Context, grads: &Gradients) -> Result<f64, Error> {
+        grads.norm_within(ctx, f32::MAX)
     }
 
     /// [`Optimizer::check_gradients`], then [`Optimizer::step`]: a bad batch can neither stop a weight for ever nor make it NaN. Returns the
@@ -48,7 +48,7 @@ pub trait Optimizer {
     /// # Errors
     /// As these two. Nothing is changed then.
     fn step_checked<L: Layer>(&mut self, ctx: &Context, layer: &mut L, grads: &Gradients) -> Result<f64, Error> {
-        let norm = self.check_gradients(grads)?;
+        let norm = self.check_gradients(ctx, grads)?;
         self.step(ctx, layer, grads)?;
         Ok(norm)
     }

@@ -1,7 +1,7 @@
 //! Gradients clipped by their norm.
 
 use super::gradients::Gradients;
-use super::tensor::TensorMut;
+use crate::context::Context;
 use crate::error::Error;
 
 impl Gradients {
@@ -19,7 +19,7 @@ impl Gradients {
     /// # fn main() -> Result<(), Error> {
     /// # let mut layer = Linear::with_init(2, 3, Activation::Relu, &mut Init::he(1))?;
     /// # let (ctx, mut grads, mut adam, mut skipped) = (Context::new()?, Gradients::new(&layer)?, AdamW::new(1e-3), 0);
-    /// match grads.clip_norm(1.0) {
+    /// match grads.clip_norm(&ctx, 1.0) {
     ///     Ok(_norm) => adam.step(&ctx, &mut layer, &grads)?,
     ///     Err(Error::Gradient { .. }) => skipped += 1, // or stop: the error names the first parameter and element
     ///     Err(error) => return Err(error),
@@ -31,14 +31,14 @@ impl Gradients {
     /// # Errors
     /// [`Error::Setting`] if `max` is NaN or negative; [`Error::Gradient`] if a gradient is NaN or infinite, with the first of them. Nothing
     /// is changed then.
-    pub fn clip_norm(&mut self, max: f64) -> Result<f64, Error> {
+    pub fn clip_norm(&mut self, ctx: &Context, max: f64) -> Result<f64, Error> {
         if max.is_nan() || max < 0.0 {
             return Err(Error::Setting { operand: "max", reason: "must not be NaN nor negative" });
         }
-        let norm = self.norm_within(f32::MAX)?;
+        let norm = self.norm_within(ctx, f32::MAX)?;
         if norm > max {
             let factor = max / norm;
-            self.iter_mut().flat_map(TensorMut::into_slice).for_each(|g| *g = (f64::from(*g) * factor) as f32);
+            self.change(ctx, |piece| piece.iter_mut().for_each(|g| *g = (f64::from(*g) * factor) as f32));
         }
         Ok(norm)
     }

@@ -4,9 +4,15 @@ use super::name::TensorName;
 use super::network::Parameters;
 use super::table::{Row, Table};
 use super::tensor::{TensorMut, TensorRef};
+use crate::context::Context;
 use crate::error::Error;
 use crate::gemm::panel_mat::PanelMat;
 use crate::mat::MatRef;
+use crate::team::Team;
+use crate::team::pieces::Chunks;
+
+/// Values that make another thread worth its while, where one is read, changed and written in a nanosecond or less.
+pub(super) const VALUES_PER_THREAD: usize = 32 << 10;
 
 /// The parameter gradients of a network: made once, written by every backward pass.
 #[derive(Debug, Clone)]
@@ -72,8 +78,22 @@ impl Gradients {
     ///
     /// Not for the mean over micro-batches: pieces of 3 and 2 rows would weigh the same. Give the loss the divisor of the whole batch
     /// ([`crate::Divisor`]), accumulate, and there is nothing to scale: the bits are those of the batch.
-    pub fn scale(&mut self, factor: f32) {
-        self.iter_mut().flat_map(TensorMut::into_slice).for_each(|v| *v *= factor);
+    pub fn scale(&mut self, ctx: &Context, factor: f32) {
+        self.change(ctx, |piece| piece.iter_mut().for_each(|v| *v *= factor));
+    }
+
+    /// Does `f` with all values, some at a time, on the threads of the context if there are many.
+    pub(super) fn change(&mut self, ctx: &Context, f: impl Fn(&mut [f32]) + Sync) {
+        let all = self.values().flatten().map(|g| g.as_slice().len()).fold(0, usize::saturating_add);
+        let threads = ctx.par().threads_for(all / VALUES_PER_THREAD);
+        let (mut team, mut crew) = (Team::new(threads, ctx.linger()), vec![(); threads]); // which takes no memory
+        for tensor in self.iter_mut() {
+            let values = tensor.into_slice();
+            // A tensor that is not worth two threads is not worth a phase.
+            let size = if values.len() < 2 * VALUES_PER_THREAD { values.len() } else { values.len().div_ceil(4 * threads) };
+            let count = values.len().div_ceil(size.max(1));
+            team.each(count, &Chunks::new(values, size), &mut crew, |piece, ()| f(piece));
+        }
     }
 
     /// That these gradients belong to a network of `net`'s shape.

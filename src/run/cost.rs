@@ -67,7 +67,7 @@ impl Cost<'_> {
     fn rows(&self, adjoint: bool, shares: Shares) -> f64 {
         let Shares { threads, rows, across, unit } = shares;
         let blocks = self.n.div_ceil(rows.max(1));
-        let used = if across == 1 { threads.min(blocks) } else { threads };
+        let used = if across == 1 { threads.min(blocks).max(1) } else { threads };
         let kept = self.kept(if across == 1 { 1.0 } else { 1.0 / across.min(threads) as f64 });
         let mut time = 0.0;
         for &(inputs, outputs) in &self.program.affines {

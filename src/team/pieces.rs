@@ -94,6 +94,8 @@ pub(crate) struct Chunks<'a, T> {
     borrow: PhantomData<&'a mut [T]>,
 }
 
+// SAFETY: as the slice to write that it stands for.
+unsafe impl<T: Send> Send for Chunks<'_, T> {}
 // SAFETY: a chunk goes to one thread, as a part of a slice to write may.
 unsafe impl<T: Send> Sync for Chunks<'_, T> {}
 

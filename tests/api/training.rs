@@ -75,7 +75,7 @@ fn step(mut net: Stack, mut grads: Gradients) -> [Vec<f32>; 4] {
     let (x, dy, mut y, mut dx) = (rng.vec(n * 5), rng.vec(n * 4), vec![0.0; n * 4], vec![0.0; n * 5]);
     let pass = net.forward(&ctx, &mut ws, mat(&x, n, 5), mat_mut(&mut y, n, 4)).expect("forward");
     pass.backward(mat(&dy, n, 4), Some(mat_mut(&mut dx, n, 5)), &mut grads, GradMode::Overwrite).expect("backward");
-    grads.clip_norm(0.5).expect("a norm");
+    grads.clip_norm(&ctx, 0.5).expect("a norm");
     AdamW::new(0.1).step(&ctx, &mut net, &grads).expect("a step");
     [y, dx, values(&grads), parameters_of(&net).concat()]
 }
@@ -362,7 +362,7 @@ fn values(grads: &Gradients) -> Vec<f32> {
 fn gradients(seed: u64, size: f32) -> Gradients {
     let mut rng = Rng::new(seed);
     let mut grads = gradients_of(&stack(1), &random_grads(&mut rng, &stages(&mut Rng::new(1))));
-    grads.scale(size);
+    grads.scale(&fastest(), size);
     let declined: HashSet<TensorName> =
         grads.iter().map(|tensor| tensor.name()).filter(|_| rng.below(5) == 0).collect();
     assert_eq!(grads.decline(|name| declined.contains(&name)), declined.len());
@@ -375,14 +375,14 @@ proptest! {
         let mut grads = gradients(seed, 10.0_f32.powi(exponent));
         let (before, norm) = (values(&grads), norm(&grads));
         let max = norm * share;
-        prop_assert_eq!(grads.norm().to_bits(), norm.to_bits());
-        prop_assert_eq!(grads.clip_norm(max), Ok(norm));
+        prop_assert_eq!(grads.norm(&fastest()).to_bits(), norm.to_bits());
+        prop_assert_eq!(grads.clip_norm(&fastest(), max), Ok(norm));
         let factor = max / norm;
         let clip = |&g: &f32| if norm > max { (f64::from(g) * factor) as f32 } else { g };
         assert_same("gradients", &values(&grads), &before.iter().map(clip).collect::<Vec<_>>());
         // The last term: an element may be rounded up by half of the smallest denormal.
         let denormals = 2.0_f64.powi(-150) * (before.len() as f64).sqrt();
-        prop_assert!(grads.norm() <= max * (1.0 + 2.0_f64.powi(-24) + 1e-12) + denormals || norm <= max);
+        prop_assert!(grads.norm(&fastest()) <= max * (1.0 + 2.0_f64.powi(-24) + 1e-12) + denormals || norm <= max);
     }
 }
 
@@ -390,15 +390,15 @@ proptest! {
 fn clipping_at_the_ends_of_the_range() {
     let same = |grads: &mut Gradients, max, norm| {
         let before = values(grads);
-        assert_eq!(grads.clip_norm(max), Ok(norm));
+        assert_eq!(grads.clip_norm(&fastest(), max), Ok(norm));
         assert_same("gradients that are not clipped", &values(grads), &before);
     };
     let mut grads = gradients(7, 3.0);
-    let before = grads.norm();
+    let before = grads.norm(&fastest());
     same(&mut grads, f64::INFINITY, before);
     same(&mut grads, before, before);
     let signs: Vec<f32> = values(&grads).iter().map(|g| 0.0_f32.copysign(*g)).collect();
-    assert_eq!(grads.clip_norm(0.0), Ok(before));
+    assert_eq!(grads.clip_norm(&fastest(), 0.0), Ok(before));
     assert_same("gradients clipped to 0", &values(&grads), &signs);
     for max in [0.0, -0.0, 1.0, f64::INFINITY] {
         same(&mut grads, max, 0.0);
@@ -407,8 +407,8 @@ fn clipping_at_the_ends_of_the_range() {
     let mut grads = Gradients::new(&stack(1)).expect("gradients");
     grads.iter_mut().for_each(|tensor| tensor.into_slice().fill(f32::MAX));
     let count = values(&grads).len() as f64;
-    grads.clip_norm(1e-30).expect("finite");
-    assert!((grads.norm() / 1e-30 - 1.0).abs() < 1e-7, "{:e} of {count}", grads.norm());
+    grads.clip_norm(&fastest(), 1e-30).expect("finite");
+    assert!((grads.norm(&fastest()) / 1e-30 - 1.0).abs() < 1e-7, "{:e} of {count}", grads.norm(&fastest()));
 }
 
 #[test]
@@ -416,14 +416,14 @@ fn a_clip_that_has_no_meaning_is_refused_and_nothing_changes() {
     let mut grads = gradients(8, 1.0);
     let before = values(&grads);
     for max in [f64::NAN, -1.0, -f64::INFINITY, -f64::MIN_POSITIVE] {
-        assert!(matches!(grads.clip_norm(max), Err(Error::Setting { operand: "max", .. })), "{max}");
+        assert!(matches!(grads.clip_norm(&fastest(), max), Err(Error::Setting { operand: "max", .. })), "{max}");
     }
     assert_same("gradients", &values(&grads), &before);
     for bad in [f32::NAN, f32::INFINITY, -f32::INFINITY] {
         let mut grads = Gradients::new(&stack(1)).expect("gradients");
         assert_eq!(grads.set(Part::First.in_block(1).bias(), mat(&[bad; 33], 1, 33)), Ok(true));
         let before = values(&grads);
-        let error = grads.clip_norm(f64::INFINITY).expect_err("no finite norm");
+        let error = grads.clip_norm(&fastest(), f64::INFINITY).expect_err("no finite norm");
         let Error::Gradient { parameter, index: 0, count: 33, .. } = &error else { panic!("{error}") };
         assert_eq!(parameter, "blocks.1.first.bias");
         assert_same("gradients", &values(&grads), &before);
