@@ -3,9 +3,9 @@
 use crate::error::Error;
 use crate::gemm::blocking::Blocking;
 use crate::gemm::caches::caches;
-use crate::team::par::Par;
-use std::time::Duration;
 use crate::simd::{Isa, IsaList};
+use crate::team::{self, par::Par};
+use std::time::Duration;
 
 /// How calls run: instruction set, threads and block sizes. None of them changes a bit of any result.
 ///
@@ -102,6 +102,31 @@ impl Context {
     /// Meanwhile the pool's other tasks wait, so keep it short where there are any; 0 gives threads back at once. 50 microseconds, unless set.
     pub fn with_linger(self, linger: Duration) -> Self {
         Self { linger, ..self }
+    }
+
+    /// Does `f`, and keeps the helpers of its calls on their threads from one call to the next until it ends: a training step (forward, loss,
+    /// backward, optimiser) then enters the pool once. It is lingering with an end of its own; meanwhile the pool's other tasks wait.
+    ///
+    /// ```
+    /// # use resblock::*;
+    /// # fn main() -> Result<(), Error> {
+    /// # let ctx = Context::new()?.with_par(Par::Rayon(0));
+    /// # let mut layer = Linear::with_init(2, 3, Activation::Relu, &mut Init::he(1))?;
+    /// # let (mut ws, mut grads, mut adam) = (Workspace::new(), Gradients::new(&layer)?, AdamW::new(1e-3));
+    /// # let (x, target, mut y, mut dy) = ([1.0; 2], [0.0; 3], [0.0; 3], [0.0; 3]);
+    /// let loss = ctx.keep_helpers(|| {
+    ///     let pass = layer.forward(&ctx, &mut ws, rows_of(&x, 2)?, rows_of_mut(&mut y, 3)?)?;
+    ///     let loss = mean_squared_error(rows_of(&y, 3)?, rows_of(&target, 3)?, Some(rows_of_mut(&mut dy, 3)?))?;
+    ///     pass.backward(rows_of(&dy, 3)?, None, &mut grads, GradMode::Overwrite)?;
+    ///     adam.step(&ctx, &mut layer, &grads)?;
+    ///     Ok::<_, Error>(loss)
+    /// })?;
+    /// # assert!(loss >= 0.0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn keep_helpers<R>(&self, f: impl FnOnce() -> R) -> R {
+        if self.par == Par::Seq { f() } else { team::kept(f) }
     }
 
     /// The same with another idea of the machine, from which plans are made.

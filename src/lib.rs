@@ -39,7 +39,6 @@ pub use error::Error;
 #[cfg(feature = "safetensors")]
 pub use error::checkpoint::CheckpointError;
 pub use gemm::blocking::Blocking;
-pub use team::par::Par;
 pub use layers::block::{Block, Skip};
 pub use layers::functional::Functional;
 pub use layers::init::{Init, Scheme};
@@ -63,4 +62,5 @@ pub use run::explain::{Explanation, Purpose};
 pub use run::record::Record;
 pub use run::workspace::Workspace;
 pub use simd::{Isa, IsaList};
+pub use team::par::Par;
 pub use weights::{Affine, Weights};

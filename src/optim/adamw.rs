@@ -195,10 +195,11 @@ impl AdamW {
             let (rate, decay) = self.rates(last.1.correction, lr_factor, weight_decay);
             Factors { rate, decay, ..last.1 }
         };
-        let done = state.update(ctx, &mut memory, layer, grads, rule, |Elements { write: [p, m, v], read: g, what }| {
-            let step = AdamWStep { p, g, m, v, factors: *what };
-            if what.decay != 0.0 { isa.run(Decayed(step)) } else { isa.run(Plain(step)) }
-        });
+        let done =
+            state.update(ctx, &mut memory, layer, grads, rule, |Elements { write: [p, m, v], read: g, what }| {
+                let step = AdamWStep { p, g, m, v, factors: *what };
+                if what.decay != 0.0 { isa.run(Decayed(step)) } else { isa.run(Plain(step)) }
+            });
         self.memory = memory;
         self.state = state;
         done?;

@@ -52,7 +52,14 @@ struct Rates {
 impl Sgd {
     /// With momentum and no decay.
     pub fn new(lr: f32, momentum: f32) -> Self {
-        Self { lr, momentum, weight_decay: 0.0, groups: Vec::new(), state: State::default(), memory: StripMemory::default() }
+        Self {
+            lr,
+            momentum,
+            weight_decay: 0.0,
+            groups: Vec::new(),
+            state: State::default(),
+            memory: StripMemory::default(),
+        }
     }
 
     fn advance(&mut self, ctx: &Context, layer: &mut dyn Parameters, grads: &Gradients) -> Result<(), Error> {

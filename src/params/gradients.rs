@@ -90,7 +90,8 @@ impl Gradients {
         for tensor in self.iter_mut() {
             let values = tensor.into_slice();
             // A tensor that is not worth two threads is not worth a phase.
-            let size = if values.len() < 2 * VALUES_PER_THREAD { values.len() } else { values.len().div_ceil(4 * threads) };
+            let size =
+                if values.len() < 2 * VALUES_PER_THREAD { values.len() } else { values.len().div_ceil(4 * threads) };
             let count = values.len().div_ceil(size.max(1));
             team.each(count, &Chunks::new(values, size), &mut crew, |piece, ()| f(piece));
         }

@@ -72,7 +72,8 @@ impl Cost<'_> {
         let mut time = 0.0;
         for &(inputs, outputs) in &self.program.affines {
             let (k, cols) = if adjoint { (outputs, inputs) } else { (inputs, outputs) };
-            let grid = if across == 1 { Grid::of_rows(blocks, rows) } else { columns(blocks, rows, cols, across, unit) };
+            let grid =
+                if across == 1 { Grid::of_rows(blocks, rows) } else { columns(blocks, rows, cols, across, unit) };
             let width = if across == 1 { cols } else { cols.min(grid.panels * PANEL) };
             let each = self.piece(rows.min(self.n), k, width, adjoint, kept);
             // With columns shared, the other operand comes from caches of others.

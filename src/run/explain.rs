@@ -1,8 +1,8 @@
 //! Explanations: a program and its plan in words, for people who want to know where time and memory go.
 
-use super::shares::Shares;
 use super::plan::{Plan, Plans};
 use super::record::record_len;
+use super::shares::Shares;
 use crate::context::Context;
 use crate::error::Error;
 use crate::gemm::epilogue::{Epilogue, Post};

@@ -96,7 +96,11 @@ pub(crate) fn forward(
         local: &mut slab.as_mut_slice()[..shared],
         out: Some(staged.out(&mut y)),
         norms: &mut [],
-        widths: (if recorded { program.record_width.unwrap_or(0) } else { 0 }, if shared == 0 { 0 } else { local_width }, 0),
+        widths: (
+            if recorded { program.record_width.unwrap_or(0) } else { 0 },
+            if shared == 0 { 0 } else { local_width },
+            0,
+        ),
     };
     let mut team = Team::new(shares.threads, ctx.linger());
     let job = Job::new(ctx, source, Given { entry: x, skip });

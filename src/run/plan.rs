@@ -181,7 +181,12 @@ impl Plans {
         (record, skip): (bool, bool),
     ) -> Result<&Plan, Error> {
         let (latest, pass) = if record { (&mut self.forward, Pass::Forward) } else { (&mut self.infer, Pass::Infer) };
-        latest.get(ctx, program, (Key::new(ctx, program, self.imagined, (n, None), (record, skip)), pass), Plan::make_forward)
+        latest.get(
+            ctx,
+            program,
+            (Key::new(ctx, program, self.imagined, (n, None), (record, skip)), pass),
+            Plan::make_forward,
+        )
     }
 
     /// Of a backward pass from a record in blocks of `rows`.

@@ -50,7 +50,8 @@ impl<'a> Job<'a> {
         let blocks = rows.count.div_ceil(shares.rows);
         if shares.across == 1 {
             // Each thread has a copy in a frame of its own.
-            return team.each(blocks, &rows.blocks(shares.rows), scratch, |block, mine| { *self }.block(steps, block, mine));
+            return team
+                .each(blocks, &rows.blocks(shares.rows), scratch, |block, mine| { *self }.block(steps, block, mine));
         }
         for lowered in steps {
             let grid = shares.grid(blocks, &lowered.step);

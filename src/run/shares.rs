@@ -76,12 +76,7 @@ pub(crate) fn cut_sums(
         let groups = across.div_ceil(tiles.grad_panels);
         let wide = across.div_ceil(groups.min(count));
         let high = down.div_ceil(count.div_ceil(groups).min(down));
-        let grid = Grid {
-            down: down.div_ceil(high),
-            rows: high * PANEL,
-            panels: wide,
-            across: across.div_ceil(wide),
-        };
+        let grid = Grid { down: down.div_ceil(high), rows: high * PANEL, panels: wide, across: across.div_ceil(wide) };
         let product = Sum::Product { a: grad.a, b: grad.b };
         // Of column sums, four panels go side by side.
         let wide = if threads == 1 { across } else { 4 };

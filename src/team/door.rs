@@ -196,7 +196,11 @@ impl Door {
         let claims = &self.places[owner].claims;
         let mut seen = claims.load(Relaxed);
         loop {
-            let taken = if seen >> PIECE_BITS == number & (u64::MAX >> PIECE_BITS) { seen & (MOST_PIECES as u64 - 1) } else { 0 };
+            let taken = if seen >> PIECE_BITS == number & (u64::MAX >> PIECE_BITS) {
+                seen & (MOST_PIECES as u64 - 1)
+            } else {
+                0
+            };
             if taken >= len as u64 || self.failed.load(Relaxed) {
                 return None;
             }

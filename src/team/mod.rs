@@ -10,6 +10,11 @@ pub(crate) mod par;
 pub(crate) mod pieces;
 mod sync;
 
+#[cfg(all(test, loom))]
+mod model;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
 use door::{Door, MOST_PIECES, MOST_THREADS};
 use pieces::Pieces;
 use std::cell::Cell;
@@ -22,6 +27,8 @@ struct Leader {
     /// Calls and phases so far.
     calls: u64,
     phases: u64,
+    /// The process that it was made in: a fork has none of its helpers, and may have copied one in the middle of something.
+    process: u32,
 }
 
 impl Drop for Leader {
@@ -33,6 +40,35 @@ impl Drop for Leader {
 thread_local! {
     /// The door of this thread, while no call of it is on. A thread belongs to one pool, or to none, for ever; so do its helpers.
     static DOOR: Cell<Option<Box<Leader>>> = const { Cell::new(None) };
+    /// Whether a call of this thread is on.
+    static CALLING: Cell<bool> = const { Cell::new(false) };
+    /// How many [`kept`] this thread is in: helpers stay between calls.
+    static KEEPING: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Does `f`, whose calls keep their helpers until it ends.
+pub(crate) fn kept<R>(f: impl FnOnce() -> R) -> R {
+    struct End;
+    impl Drop for End {
+        fn drop(&mut self) {
+            KEEPING.set(KEEPING.get() - 1);
+            if KEEPING.get() == 0
+                && let Ok(Some(leader)) = DOOR.try_with(Cell::take)
+            {
+                leader.door.end();
+                let _ = DOOR.try_with(|door| door.set(Some(leader)));
+            }
+        }
+    }
+    KEEPING.set(KEEPING.get() + 1);
+    let _end = End;
+    f()
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Jobs that this thread has sent.
+    static JOBS_SENT: Cell<usize> = const { Cell::new(0) };
 }
 
 /// The threads of a call.
@@ -52,18 +88,23 @@ impl Team {
         if threads == 1 {
             return Self::ALONE;
         }
-        // No door while the thread ends, or while a call of it is on, as it might be in a callback of the caller's.
-        let kept = DOOR.try_with(Cell::take);
-        let Ok(kept) = kept else { return Self::ALONE };
+        // No door while the thread ends, or while a call of it is on.
+        let Ok(kept) = DOOR.try_with(Cell::take) else { return Self::ALONE };
+        if CALLING.replace(true) {
+            return Self::ALONE;
+        }
         let helpers = par::pool_threads();
-        let leader = kept.filter(|leader| leader.door.helpers() >= helpers);
-        let mut leader =
-            leader.unwrap_or_else(|| Box::new(Leader { door: Arc::new(Door::new(helpers)), calls: 0, phases: 0 }));
+        let process = par::process();
+        let leader = kept.filter(|leader| leader.door.helpers() >= helpers && leader.process == process);
+        let new = || Box::new(Leader { door: Arc::new(Door::new(helpers)), calls: 0, phases: 0, process });
+        let mut leader = leader.unwrap_or_else(new);
         leader.calls += 1;
         let linger = u64::try_from(linger.as_nanos()).unwrap_or(u64::MAX);
         let home = rayon::current_thread_index();
         let door = &leader.door;
         door.begin(leader.calls, threads - 1, linger, || {
+            #[cfg(test)]
+            JOBS_SENT.set(JOBS_SENT.get() + 1);
             let door = Arc::clone(door);
             rayon::spawn(move || help(&door, home));
         });
@@ -105,7 +146,10 @@ impl Team {
 impl Drop for Team {
     fn drop(&mut self) {
         if let Some(leader) = self.leader.take() {
-            leader.door.end();
+            CALLING.set(false);
+            if KEEPING.get() == 0 {
+                leader.door.end();
+            }
             // A thread that is ending has no place to keep it, and needs none.
             let _ = DOOR.try_with(|door| door.set(Some(leader)));
         }

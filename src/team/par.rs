@@ -35,8 +35,8 @@ pub enum Par {
     /// # Fork
     /// A child that `fork` makes has none of its parent's threads. If the parent used the global pool through a call of this
     /// crate, calls of the child outside any pool see that and run on the calling thread; its own threads may make pools. A child
-    /// that was forked inside a pool, or whose parent used the global pool through rayon alone, would wait for threads that are not
-    /// there: it has to call with [`Par::Seq`], or in a pool that it makes itself.
+    /// that was forked inside a pool, or whose parent used the global pool through rayon alone, sends for helpers that never come, and
+    /// does its work alone.
     Rayon(usize),
 }
 
@@ -59,11 +59,7 @@ impl Par {
 
 /// Threads of the pool that a call made here would use, the caller among them: 1 where it has to do without.
 pub(super) fn pool_threads() -> usize {
-    if rayon::current_thread_index().is_some() {
-        rayon::current_num_threads()
-    } else {
-        global_pool_threads()
-    }
+    if rayon::current_thread_index().is_some() { rayon::current_num_threads() } else { global_pool_threads() }
 }
 
 /// Threads of the global pool, which is started if it has not been; 1 if that fails, and in a process forked from the one that
@@ -75,7 +71,7 @@ fn global_pool_threads() -> usize {
 }
 
 /// Number of this process: another in one that was forked.
-fn process() -> u32 {
+pub(super) fn process() -> u32 {
     if cfg!(unix) { std::process::id() } else { 0 } // targets without processes have none to tell, and panic
 }
 

@@ -253,7 +253,8 @@ unsafe impl<'a> Pieces for Columns<'a> {
             // width <= self.width. Nobody else has these panels of the place, as the caller promises, and nobody writes what is left.
             unsafe {
                 cut.left[count] = std::slice::from_raw_parts(block.add(at * rows), (start - at) * rows);
-                cut.places[count] = std::slice::from_raw_parts_mut(block.add((start + from) * rows), (to - from) * rows);
+                cut.places[count] =
+                    std::slice::from_raw_parts_mut(block.add((start + from) * rows), (to - from) * rows);
             }
             (at, count) = (start + width, count + 1);
         }

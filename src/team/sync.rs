@@ -1,10 +1,10 @@
 //! What the door is built of: the standard library's atomics, or those of `loom`, under which tests run it through every order of events.
 
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 mod real {
     pub(crate) use crossbeam_utils::CachePadded as Apart;
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, fence};
     pub(crate) use std::sync::Mutex;
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, fence};
 
     /// Memory whose accesses the door orders.
     #[derive(Debug)]
@@ -38,14 +38,14 @@ mod real {
         }
     }
 }
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 pub(crate) use real::*;
 
-#[cfg(loom)]
+#[cfg(all(test, loom))]
 mod model {
     pub(crate) use loom::cell::UnsafeCell as Guarded;
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, fence};
     pub(crate) use loom::sync::Mutex;
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, fence};
 
     /// As `CachePadded`: what lies how far from what is nothing to a model.
     #[derive(Debug)]
@@ -66,5 +66,5 @@ mod model {
         loom::thread::yield_now();
     }
 }
-#[cfg(loom)]
+#[cfg(all(test, loom))]
 pub(crate) use model::*;
