@@ -88,7 +88,7 @@ fn allocations<L: Layer + Clone>(ctx: &Context, layer: &L, n: usize, in_place: b
         let pass = layer.forward(ctx, &mut ws, x, output(&mut y, n, outputs, in_place)).expect("forward");
         let (probed, done) = count(|| pass.backward_probed(dy, None, &mut grads, GradMode::Accumulate, &mut flow));
         done.expect("backward");
-        let (clip, done) = count(|| grads.clip_norm(&ctx, 1e-3));
+        let (clip, done) = count(|| grads.clip_norm(ctx, 1e-3));
         done.expect("a norm");
         let (s, done) = count(|| sgd.step(ctx, &mut layer, &grads));
         done.expect("a step");

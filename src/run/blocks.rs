@@ -3,7 +3,9 @@
 use crate::gemm::cells::Out;
 use crate::mat::MatRef;
 use crate::program::Port;
+use crate::program::lower::Cuts;
 use crate::team::pieces::{Chunks, Columns, Cut, Grid, Pieces, Rectangles};
+use std::ops::Range;
 
 /// What the caller gives.
 #[derive(Clone, Copy)]
@@ -58,7 +60,7 @@ pub(super) struct Block<'a> {
 pub(super) struct Tile<'a> {
     pub(super) first: usize,
     pub(super) rows: usize,
-    pub(super) panels: std::ops::Range<usize>,
+    pub(super) panels: Range<usize>,
     pub(super) record: Cut<'a>,
     pub(super) local: Cut<'a>,
     pub(super) out: Option<Out<'a>>,
@@ -102,15 +104,15 @@ impl<'a> Rows<'a> {
     pub(super) fn tiles(
         self,
         grid: Grid,
-        (record_places, local_places): (&'a [(usize, usize)], &'a [(usize, usize)]),
+        (record_places, local_places): (&'a Cuts, &'a Cuts),
     ) -> impl Pieces<Item = Tile<'a>> {
         let Rows { first, count, record, local, out, norms, widths } = self;
         let size = grid.rows;
         let (record, read) = match record {
-            Record::Write(data) => (Some(Columns::new(data, widths.0, record_places, grid)), &[][..]),
+            Record::Write(data) => (Some(Columns::new(data, widths.0, record_places.as_slice(), grid)), &[][..]),
             Record::Read(data) => (None, data),
         };
-        let local = Columns::new(local, widths.1, local_places, grid);
+        let local = Columns::new(local, widths.1, local_places.as_slice(), grid);
         // Norms go with whole rows: steps that take them are not cut.
         let norms = (grid.across == 1).then(|| Chunks::new(norms, size.saturating_mul(widths.2)));
         let all = record.beside(local).beside(out.map(|out| Rectangles::new(out, grid))).beside(norms);

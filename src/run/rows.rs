@@ -55,7 +55,7 @@ impl<'a> Job<'a> {
         }
         for lowered in steps {
             let grid = shares.grid(blocks, &lowered.step);
-            let tiles = rows.reborrow().tiles(grid, (lowered.record.as_slice(), lowered.local.as_slice()));
+            let tiles = rows.reborrow().tiles(grid, (&lowered.record, &lowered.local));
             team.each(grid.pieces(), &tiles, scratch, |tile, mine| {
                 let Tile { first, rows, panels, record, local, out, norms } = tile;
                 let mut lent = Lent { first, rows, panels, record, local, out, norms };

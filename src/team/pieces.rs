@@ -226,9 +226,8 @@ unsafe impl Sync for Columns<'_> {}
 impl<'a> Columns<'a> {
     /// Of blocks of `grid.rows` rows, the last of which may have fewer, with places of (start, width) floats a row, in panels.
     pub(crate) fn new(memory: &'a mut [f32], width: usize, places: &'a [(usize, usize)], grid: Grid) -> Self {
-        let ends = places.iter().fold(Some(0), |end: Option<usize>, &(start, width)| {
-            end.filter(|&end| end <= start).and_then(|_| start.checked_add(width))
-        });
+        let after = |end: usize, &(start, width): &(usize, usize)| start.checked_add(width).filter(|_| end <= start);
+        let ends = places.iter().try_fold(0, after);
         assert!(places.len() <= MOST_PLACES && ends.is_some_and(|end| end <= width), "places apart, inside of a row");
         Self { len: memory.len(), start: memory.as_mut_ptr(), width, places, grid, borrow: PhantomData }
     }
@@ -243,7 +242,7 @@ unsafe impl<'a> Pieces for Columns<'a> {
         let (block, panels) = self.grid.at(index);
         let size = self.grid.rows.saturating_mul(self.width);
         let first = block.saturating_mul(size).min(self.len);
-        let rows = if self.width == 0 { 0 } else { (self.len - first).min(size) / self.width };
+        let rows = (self.len - first).min(size).checked_div(self.width).unwrap_or(0);
         let block = self.start.wrapping_add(first);
         let mut cut = Cut { places: [&mut [], &mut [], &mut []], left: [&[]; MOST_PLACES + 1] };
         let (mut at, mut count) = (0, 0);

@@ -23,7 +23,7 @@ impl Count {
                     Some(next) if next.starts_with('{') => count.blocks += 1,
                     Some("fn") => count.fns += 1,
                     // A trait says what its impls promise; `Send` and `Sync` say it of a type.
-                    Some("impl" | "trait") => count.impls += 1,
+                    Some(next) if next == "trait" || next.starts_with("impl") => count.impls += 1,
                     next => panic!("`unsafe` before {next:?}: a kind that docs/unsafe.md has no column for"),
                 }
             }
