@@ -25,7 +25,7 @@ pub struct Context {
 pub struct Machine {
     /// Threads, for explanations of a machine that is not this one; 0: as many as the context and its pool have.
     pub threads: u32,
-    /// Fused multiply-adds of a core in a microsecond.
+    /// Fused multiply-adds of a core in a microsecond: so many at least a thread has to have.
     pub fma_per_us: u32,
     /// KiB of L2 of a core.
     pub l2_kib: u32,

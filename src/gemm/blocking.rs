@@ -60,10 +60,6 @@ fn block_floats() -> usize {
     caches().l2 / 8 * 5 / size_of::<f32>()
 }
 
-/// Multiply-adds below which one more thread is not even thought about: a microsecond, less than it takes it to hear of the work. What
-/// more of them are worth is for the cost model to tell (`run::cost`).
-const WORK_PER_THREAD: usize = 100_000;
-
 /// Multiply-adds for each thread that make a parallel region worth its barrier, where backward cuts a deep stack into regions:
 /// some 70 microseconds against 1 to 2.
 pub(crate) const REGION_WORK: usize = 8_000_000;
@@ -77,9 +73,4 @@ pub(crate) const REGION_WORK: usize = 8_000_000;
 pub(crate) fn streams_gradient(isa: Isa, rows: usize, weights: usize) -> bool {
     let most_rows = if isa == Isa::Avx512 { 2 } else { 5 };
     rows <= most_rows && weights >= 1 << 20
-}
-
-/// How many threads a piece of work of so many multiply-adds is worth.
-pub(crate) fn useful_threads(multiply_adds: usize) -> usize {
-    1 + multiply_adds / WORK_PER_THREAD
 }

@@ -4,7 +4,7 @@ use super::cost::{Cost, Pass};
 use super::shares::{Shares, Sum, cut_sums};
 use crate::context::{Context, Machine};
 use crate::error::Error;
-use crate::gemm::blocking::{Blocking, REGION_WORK, useful_threads};
+use crate::gemm::blocking::{Blocking, REGION_WORK};
 use crate::gemm::buffers::room;
 use crate::gemm::macro_kernel::tile_sizes;
 use crate::program::Program;
@@ -210,7 +210,8 @@ impl Key {
         (n, rows): (usize, Option<usize>),
         (option, skip): (bool, bool),
     ) -> Self {
-        let useful = useful_threads(n.saturating_mul(program.work));
+        // Less than a microsecond is over before another thread has heard of it. What more is worth is for the model to tell.
+        let useful = 1 + n.saturating_mul(program.work) / (ctx.machine().fma_per_us as usize).max(1);
         let threads = imagined.map_or_else(|| ctx.par().threads_for(useful), |threads| threads.min(useful));
         let (isa, blocking, machine) = (ctx.isa(), ctx.blocking(), ctx.machine());
         Self { n, rows, threads, isa, blocking, machine, option, skip }

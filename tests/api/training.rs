@@ -3,13 +3,13 @@
 use crate::common::optimizers::{Settings, adamw_step_in, sgd_step_in};
 use crate::common::{
     Grid, Layout, MapGrad, NAMES, Rng, Stage, assert_same, build_stack, contexts, fastest, gradients_of, mat, mat_mut,
-    parameters_of, random_grads, random_stack,
+    parameters_of, pool, random_grads, random_stack,
 };
 use proptest::prelude::*;
 use resblock::{
-    Activation, AdamW, Affine, Block, Checkpoint, CheckpointError, Error, GradMode, Gradients, Group, Layer, Linear,
-    Optimizer, Part, Place, RateDecay, Role, SavedOptimizer, Schedule, Select, Sgd, Snapshot, Stack, TensorName,
-    Workspace,
+    Activation, AdamW, Affine, Block, Checkpoint, CheckpointError, Context, Error, GradMode, Gradients, Group, Layer,
+    Linear, Optimizer, Par, Part, Place, RateDecay, Role, SavedOptimizer, Schedule, Select, Sgd, Snapshot, Stack,
+    TensorName, Workspace,
 };
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -20,6 +20,41 @@ fn stages(rng: &mut Rng) -> Vec<Stage> {
 
 fn stack(seed: u64) -> Stack {
     build_stack(&stages(&mut Rng::new(seed)))
+}
+
+// ----------------------------------------------------------------------------------------------- on several threads
+
+/// Parameters after three steps by clipped and scaled gradients of several groups, and the norms on the way.
+fn steps_on<O: Optimizer>(mut optimizer: O, ctx: &Context, seed: u64) -> (Vec<f32>, Vec<u64>) {
+    // Tensors of many pieces, of one, and a declined one between them.
+    let stages = random_stack(&mut Rng::new(seed), (300, 301, 150, 4), 2, Activation::Gelu, true);
+    let mut net = build_stack(&stages);
+    let mut grads = gradients_of(&net, &random_grads(&mut Rng::new(seed + 1), &stages));
+    assert_eq!(grads.decline(|tensor| tensor == Part::First.in_block(1).weight()), 1);
+    let mut norms = Vec::new();
+    for _ in 0..3 {
+        norms.push(grads.clip_norm(ctx, 1.5).expect("finite").to_bits());
+        grads.scale(ctx, 0.75);
+        norms.push(optimizer.step_checked(ctx, &mut net, &grads).expect("a step").to_bits());
+    }
+    (parameters_of(&net).concat(), norms)
+}
+
+#[test]
+fn steps_on_any_number_of_threads_give_the_bits_of_one() {
+    let group = Group { lr_factor: 0.5, weight_decay: Some(0.0), ..Group::new(Role::Bias) };
+    let (mut adamw, mut sgd) = (AdamW::new(0.1), Sgd::new(0.1, 0.9));
+    (adamw.groups, sgd.groups, sgd.weight_decay) = (vec![group.clone()], vec![group], 0.1);
+    for ctx in contexts() {
+        let want = (steps_on(adamw.clone(), &ctx, 3), steps_on(sgd.clone(), &ctx, 3));
+        for threads in [2, 3, 8] {
+            let ctx = ctx.with_par(Par::Rayon(0));
+            let got = pool(threads).install(|| (steps_on(adamw.clone(), &ctx, 3), steps_on(sgd.clone(), &ctx, 3)));
+            assert_same(format_args!("AdamW, {threads} threads, {ctx:?}"), &got.0.0, &want.0.0);
+            assert_same(format_args!("SGD, {threads} threads, {ctx:?}"), &got.1.0, &want.1.0);
+            assert_eq!((got.0.1, got.1.1), (want.0.1.clone(), want.1.1.clone()), "norms");
+        }
+    }
 }
 
 // ----------------------------------------------------------------------------------------------- the table of tensors

@@ -11,7 +11,8 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use resblock::bounds::Running;
 use resblock::reference::{self, BlockGrads, BlockOut, BlockParams, LinearGrads, Real};
 use resblock::{
-    Activation, Affine, Block, Blocking, Context, Gradients, Isa, Layer, Linear, MatMut, MatRef, Par, Role, Skip, Stack,
+    Activation, Affine, Block, Blocking, Context, Gradients, Isa, Layer, Linear, Machine, MatMut, MatRef, Par, Role,
+    Skip, Stack,
 };
 use std::fmt::Display;
 use std::io::Write;
@@ -183,9 +184,23 @@ impl Threads {
             Threads::Seq => call(ctx.with_par(Par::Seq)),
             // No pool can be made there: the call has to do without.
             Threads::Rayon(n) if cfg!(target_family = "wasm") => call(ctx.with_par(Par::Rayon(n))),
-            Threads::Rayon(n) => pool(n).install(|| call(ctx.with_par(Par::Rayon(n)))),
+            // Two as a user has them; more so that small work is shared, too.
+            Threads::Rayon(n) => {
+                let ctx = if n > 2 { ctx.with_machine(eager()) } else { ctx };
+                pool(n).install(|| call(ctx.with_par(Par::Rayon(n))))
+            }
         }
     }
+}
+
+/// A machine on which threads cost nothing, and whose cores are so slow that everything is worth sharing.
+pub(crate) fn eager() -> Machine {
+    Machine { fma_per_us: 1, phase_ns: 0, thread_ns: 0, call_ns: 0, ..Machine::default() }
+}
+
+/// One on which, besides, no thread should read what another reads: columns are shared, and rows where there are threads left.
+pub(crate) fn narrow() -> Machine {
+    Machine { fma_per_us: 1000, l2_kib: 1, l2_mb_per_s: 1, l3_mb_per_s: 1, ..eager() }
 }
 
 /// Block sizes that make every loop iterate on small matrices, and the default.

@@ -18,3 +18,4 @@ mod numerics;
 mod pack;
 mod program;
 mod reference;
+mod sharing;
