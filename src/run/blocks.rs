@@ -81,6 +81,12 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// All rows as one block.
+    pub(super) fn into_block(self) -> Block<'a> {
+        let Rows { first, count: rows, record, local, out, norms, .. } = self;
+        Block { first, rows, record, local, out, norms }
+    }
+
     /// The blocks, each whole.
     pub(super) fn blocks(self, size: usize) -> impl Pieces<Item = Block<'a>> {
         let Rows { first, count, record, local, out, norms, widths } = self;

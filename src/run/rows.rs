@@ -49,9 +49,13 @@ impl<'a> Job<'a> {
     ) {
         let blocks = rows.count.div_ceil(shares.rows);
         if shares.across == 1 {
+            if let (1, Some(mine)) = (blocks, scratch.first_mut()) {
+                // Nothing to cut, and nobody to share with: the machinery takes as long as a GEMM of a row of 16.
+                return self.block(steps, rows.into_block(), mine);
+            }
             // Each thread has a copy in a frame of its own.
-            return team
-                .each(blocks, &rows.blocks(shares.rows), scratch, |block, mine| { *self }.block(steps, block, mine));
+            let run = |block: Block<'_>, mine: &mut Scratch| { *self }.block(steps, block, mine);
+            return team.each(blocks, &rows.blocks(shares.rows), scratch, run);
         }
         for lowered in steps {
             let grid = shares.grid(blocks, &lowered.step);

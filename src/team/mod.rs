@@ -111,6 +111,11 @@ impl Team {
         Self { leader: Some(leader), threads }
     }
 
+    /// Whether the calling thread is all there is.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.leader.is_none()
+    }
+
     /// A phase: does `work` for the first `count` pieces, each once, on as many threads as there are scratches, each with one of its
     /// own. A thread begins with those that are its own in each phase of so many pieces.
     pub(crate) fn each<P: Pieces, T: Send>(

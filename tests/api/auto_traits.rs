@@ -7,10 +7,10 @@ use resblock::reference::{BlockGrads, BlockOut, BlockParams, LinearGrads, Linear
 use resblock::{
     Activation, AdamW, Affine, AffineGradMut, AffineRef, BinaryCrossEntropy, Block, Blocking, Checkpoint,
     CheckpointError, Context, CrossEntropy, Divisor, Error, Explanation, Functional, GradMode, GradientFlow,
-    GradientSummary, Gradients, Group, Huber, Init, Isa, IsaList, KernelBench, Leftovers, Linear, MatMut, MatRef,
-    Matrix, Node, Par, Part, Pass, Peak, Place, Purpose, RateDecay, Record, Role, Schedule, Scheme, Select, Sequence,
-    Sgd, Skip, Snapshot, SquaredError, Stack, StackConfig, TensorInfo, TensorMut, TensorName, TensorRef, Weights,
-    Workspace,
+    GradientSummary, Gradients, Group, Huber, Init, Isa, IsaList, KernelBench, Leftovers, Linear, Machine, MatMut,
+    MatRef, Matrix, Node, Par, Part, Pass, Peak, Place, Purpose, RateDecay, Record, Role, Schedule, Scheme, Select,
+    Sequence, Sgd, Skip, Snapshot, SquaredError, Stack, StackConfig, TensorInfo, TensorMut, TensorName, TensorRef,
+    Weights, Workspace,
 };
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
