@@ -130,7 +130,8 @@ pub(super) fn sums(
         for Part { target, what, .. } in parts {
             if let Some(Target { cells, swapped }) = &mut targets[*target] {
                 let target = Target { cells: cells.reborrow(), swapped: *swapped };
-                add(ctx, slab, PartPiece { what, rows: 0..usize::MAX, panels: 0..usize::MAX / PANEL, target }, go_on);
+                let all = 0..usize::MAX / PANEL;
+                add(ctx, slab, PartPiece { what, rows: all.clone(), panels: all, target }, go_on);
             }
         }
         return;
