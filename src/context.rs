@@ -20,7 +20,8 @@ pub struct Context {
 }
 
 /// A machine, as plans see it: what the choice of threads and pieces is made from ([`crate::Layer::explain`] shows it). None of it changes
-/// a bit of any result. The default has this CPU's L2 and otherwise what was measured on server CPUs with AVX-512 (docs/tuning.md).
+/// a bit of any result. The default has this CPU's L2, what was measured of its maker's L3, and otherwise what was measured on server CPUs with AVX-512
+/// (docs/tuning.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Machine {
     /// Threads, for explanations of a machine that is not this one; 0: as many as the context and its pool have.
@@ -29,13 +30,15 @@ pub struct Machine {
     pub fma_per_us: u32,
     /// KiB of L2 of a core.
     pub l2_kib: u32,
-    /// MB/s that a core reads from its L2, and from what all cores share.
+    /// MB/s that a core reads from its L2.
     pub l2_mb_per_s: u32,
-    /// See above.
+    /// MB/s that a core reads from the cache that all share, or from another's.
     pub l3_mb_per_s: u32,
-    /// Nanoseconds that a phase of work costs, and each thread of it adds.
+    /// MB/s that all of them read from there together.
+    pub l3_all_mb_per_s: u32,
+    /// Nanoseconds that a phase of work costs.
     pub phase_ns: u32,
-    /// See above.
+    /// Nanoseconds that each thread adds to a phase.
     pub thread_ns: u32,
     /// Nanoseconds that each thread adds to a call.
     pub call_ns: u32,
@@ -43,14 +46,16 @@ pub struct Machine {
 
 impl Default for Machine {
     fn default() -> Self {
+        let (l3_mb_per_s, l3_all_mb_per_s) = caches().shared_mb_per_s;
         Self {
             threads: 0,
             fma_per_us: 80_000,
             l2_kib: u32::try_from(caches().l2 >> 10).unwrap_or(u32::MAX),
-            l2_mb_per_s: 100_000,
-            l3_mb_per_s: 35_000,
+            l2_mb_per_s: 120_000,
+            l3_mb_per_s,
+            l3_all_mb_per_s,
             phase_ns: 300,
-            thread_ns: 200,
+            thread_ns: 250,
             call_ns: 250,
         }
     }

@@ -83,16 +83,17 @@ impl Machine {
     /// # Errors
     /// [`Error::Memory`] if there is not so much memory, [`Error::NoClock`] on a target without a clock.
     pub fn measured(ctx: &Context, duration: Duration) -> Result<Self, Error> {
-        let (default, each) = (Self::default(), duration / 6);
+        let (default, each) = (Self::default(), duration / 7);
         let alone = ctx.with_par(Par::Seq);
         let l2 = default.l2_kib as usize * 1024;
         let threads = ctx.par().threads().max(1);
         let mb_per_s = |gb_per_s: f64| (gb_per_s * 1e3) as u32;
         let fma_per_us = (fma_peak(&alone, each)?.gflops * 500.0) as u32;
         let l2_mb_per_s = mb_per_s(read_bandwidth(&alone, l2 / 2, each)?);
-        // Four times what L2 holds, by all threads at once.
-        let l3_mb_per_s = mb_per_s(read_bandwidth(ctx, 4 * l2 * threads, each)? / threads as f64);
-        let mut machine = Self { fma_per_us, l2_mb_per_s, l3_mb_per_s, ..default };
+        // Four times what L2 holds, by one thread and by all.
+        let l3_mb_per_s = mb_per_s(read_bandwidth(&alone, 4 * l2, each)?);
+        let l3_all_mb_per_s = mb_per_s(read_bandwidth(ctx, 4 * l2 * threads, each)?).max(l3_mb_per_s);
+        let mut machine = Self { fma_per_us, l2_mb_per_s, l3_mb_per_s, l3_all_mb_per_s, ..default };
         if threads > 1 {
             let ((two, _), (all, call)) = (team_costs(ctx, 2, each)?, team_costs(ctx, threads, each)?);
             machine.thread_ns = ((all - two).max(0.0) / (threads - 2).max(1) as f64) as u32;

@@ -56,7 +56,7 @@ impl Cost<'_> {
     }
 
     /// The part of the weights that a thread finds in its L2 where it read the same ones in the last call, `share` of all of them. Caches
-    /// are not strict about what they keep: the part falls from 1 where they fill nine tenths of L2 to 0 where they are an eighth more than it holds.
+    /// are not strict about what they keep: the part falls from 1 where they fill nine tenths of it to 0 where they are a seventh more than it holds.
     fn kept(&self, share: f64) -> f64 {
         let weights: f64 = self.program.affines.iter().map(|&(k, m)| k as f64 * m as f64 * F32).sum();
         let filled = weights * share / (f64::from(self.machine.l2_kib) * 1024.0);
@@ -75,24 +75,25 @@ impl Cost<'_> {
             let grid =
                 if across == 1 { Grid::of_rows(blocks, rows) } else { columns(blocks, rows, cols, across, unit) };
             let width = if across == 1 { cols } else { cols.min(grid.panels * PANEL) };
-            let each = self.piece(rows.min(self.n), k, width, adjoint, kept);
+            let each = self.piece(rows.min(self.n), k, width, adjoint, (kept, used));
             // With columns shared, the other operand comes from caches of others.
-            let moved = if across == 1 { 0.0 } else { rows as f64 * k as f64 * F32 / self.l3() };
+            let moved = if across == 1 { 0.0 } else { rows as f64 * k as f64 * F32 / self.l3(used) };
             let turns = grid.pieces().div_ceil(used).max(1) as f64;
             time += turns * (each + EXPOSED * moved) + if across == 1 { 0.0 } else { self.phase(used) };
         }
-        time + if across == 1 { self.phase(used) } else { 0.0 }
+        // One phase for all of it; or one more, in which what enters is brought into panels.
+        time + self.phase(used)
     }
 
     /// A GEMM of one piece, whose weights are in L2 in part.
-    fn piece(&self, rows: usize, k: usize, cols: usize, adjoint: bool, kept: f64) -> f64 {
+    fn piece(&self, rows: usize, k: usize, cols: usize, adjoint: bool, (kept, threads): (f64, usize)) -> f64 {
         let whole = (panels(cols) * PANEL) as f64;
         let rate = f64::from(self.machine.fma_per_us) * self.tiles.efficiency(rows, panels(cols)) / 1000.0;
         let fma = rows as f64 * k as f64 * whole / rate;
         let bytes = k as f64 * whole * F32;
-        let (near, far) = (bytes * kept / self.l2(), bytes * (1.0 - kept) / self.l3());
-        // A transposition takes half as long again as a pass over the weights in L2.
-        let turned = if adjoint { 1.5 * bytes / self.l2() } else { 0.0 };
+        let (near, far) = (bytes * kept / self.l2(), bytes * (1.0 - kept) / self.l3(threads));
+        // A transposition takes as long as three passes over the weights in L2 (0.35 cycles for an element, Intel).
+        let turned = if adjoint { 3.0 * bytes / self.l2() } else { 0.0 };
         // What comes from L2 comes while tiles compute; of what comes from afar, a part is waited for.
         fma.max(near + far) + EXPOSED * far.min(fma) + turned
     }
@@ -101,8 +102,10 @@ impl Cost<'_> {
         f64::from(self.machine.l2_mb_per_s) / 1000.0
     }
 
-    fn l3(&self) -> f64 {
-        f64::from(self.machine.l3_mb_per_s) / 1000.0
+    /// Bytes a nanosecond from L3 or from another core, of one of so many threads.
+    fn l3(&self, threads: usize) -> f64 {
+        let Machine { l3_mb_per_s, l3_all_mb_per_s, .. } = *self.machine;
+        f64::from(l3_mb_per_s).min(f64::from(l3_all_mb_per_s) / threads as f64) / 1000.0
     }
 
     /// The sums over the batch.
@@ -116,13 +119,13 @@ impl Cost<'_> {
             let (inputs, outputs) = self.program.affines[part.target / TARGETS];
             let pieces = part.grid.pieces() as f64;
             let one = match part.what {
-                Sum::Columns { .. } => self.n as f64 * outputs as f64 * F32 / self.l3(),
+                Sum::Columns { .. } => self.n as f64 * outputs as f64 * F32 / self.l3(threads),
                 Sum::Product { .. } => {
                     let fma = self.n as f64 * (inputs * outputs) as f64 / f64::from(self.machine.fma_per_us) * 1000.0;
-                    // The gradient is read and written once for each row block; operands are read once for each piece beside another.
-                    let gradient = 2.0 * blocks * (inputs * outputs) as f64 * F32 / self.l2();
+                    // The gradient is read and written once for each row block, where short chains start and end; operands are read once for each piece beside another.
+                    let gradient = 3.0 * blocks * (inputs * outputs) as f64 * F32 / self.l2();
                     let Grid { down, across, .. } = part.grid;
-                    let operands = self.n as f64 * (inputs * across + outputs * down) as f64 * F32 / self.l3();
+                    let operands = self.n as f64 * (inputs * across + outputs * down) as f64 * F32 / self.l3(threads);
                     fma + gradient + if threads == 1 { 0.0 } else { EXPOSED * operands }
                 }
             } / pieces;
