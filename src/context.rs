@@ -54,7 +54,7 @@ impl Default for Machine {
             l2_mb_per_s: 120_000,
             l3_mb_per_s,
             l3_all_mb_per_s,
-            phase_ns: 300,
+            phase_ns: 500,
             thread_ns: 250,
             call_ns: 250,
         }

@@ -137,9 +137,10 @@ impl Cost<'_> {
     }
 }
 
-/// More threads, and columns shared where rows could be, have to be worth so much of the time: what the model does not know, chance above all,
-/// is against them.
+/// More threads have to take so much of the time of fewer, and so much where they share columns, whose phases wait for the slowest of them
+/// again and again; columns so much of the time of rows. What the model does not know, chance above all, is against them.
 const WORTH: f64 = 0.97;
+const WORTH_COLUMNS: f64 = 0.9;
 const WORTH_SHARING: f64 = 0.95;
 
 impl Cost<'_> {
@@ -152,8 +153,7 @@ impl Cost<'_> {
             return (best, least);
         }
         for threads in steps(most).filter(|&t| t > 1) {
-            // Of equal threads, the shortest time counts.
-            let mut worth = WORTH;
+            let mut mine: Option<(Shares, f64)> = None;
             for across in steps(threads) {
                 let blocks = threads.div_ceil(across);
                 let rows = fixed.unwrap_or_else(|| {
@@ -162,10 +162,15 @@ impl Cost<'_> {
                 });
                 let shares = Shares { threads, rows, across, unit: self.tiles.panels };
                 let time = self.pass(pass, shares);
-                if time < least * worth {
-                    (best, least) = (shares, time);
-                    worth = if across == 1 { WORTH_SHARING } else { 1.0 };
+                if mine.is_none_or(|(other, least)| time < least * if other.across == 1 { WORTH_SHARING } else { 1.0 })
+                {
+                    mine = Some((shares, time));
                 }
+            }
+            if let Some((shares, time)) = mine
+                && time < least * if shares.across == 1 { WORTH } else { WORTH_COLUMNS }
+            {
+                (best, least) = (shares, time);
             }
         }
         (best, least)

@@ -29,7 +29,7 @@ macro_rules! assert_traits {
 
 assert_traits!(VALUES:
     Activation, AdamW, Affine, AffineRef<'_>, Block, Blocking, Checkpoint<'_>, CheckpointError, Context, Error, GradMode,
-    GradientFlow, Gradients, GradientSummary, Init, Isa, Snapshot<'_>, IsaList, KernelBench, Linear, MatRef<'_>, Matrix, Par, Part, Peak, Place, Role, TensorName, TensorRef<'_>, Group, Select, Schedule, RateDecay, Scheme, Sgd, Skip, Stack, StackConfig,
+    GradientFlow, Gradients, GradientSummary, Init, Isa, Snapshot<'_>, IsaList, KernelBench, Linear, Machine, MatRef<'_>, Matrix, Par, Part, Peak, Place, Role, TensorName, TensorRef<'_>, Group, Select, Schedule, RateDecay, Scheme, Sgd, Skip, Stack, StackConfig,
     Leftovers, TensorInfo<'_>, Weights, Workspace, Accuracy, BackwardBounds, ForwardBounds, Map, MapBounds, NetworkBounds, Numbers, Running, BlockGrads<f32>, BlockOut<f32>, BlockParams<'_, f32>, LinearGrads<f32>, LinearOut<f32>,
     BinaryCrossEntropy<'_>, CrossEntropy<'_>, Divisor, Huber, SquaredError, LossAccuracy,
     Explanation, Functional, Node, Purpose, Record, Sequence;

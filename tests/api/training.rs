@@ -44,7 +44,7 @@ fn steps_on<O: Optimizer>(mut optimizer: O, ctx: &Context, seed: u64) -> (Vec<f3
 fn steps_on_any_number_of_threads_give_the_bits_of_one() {
     let group = Group { lr_factor: 0.5, weight_decay: Some(0.0), ..Group::new(Role::Bias) };
     let (mut adamw, mut sgd) = (AdamW::new(0.1), Sgd::new(0.1, 0.9));
-    (adamw.groups, sgd.groups, sgd.weight_decay) = (vec![group.clone()], vec![group], 0.1);
+    (adamw.groups, sgd.groups, sgd.weight_decay) = (vec![group], vec![group], 0.1);
     for ctx in contexts() {
         let want = (steps_on(adamw.clone(), &ctx, 3), steps_on(sgd.clone(), &ctx, 3));
         for threads in [2, 3, 8] {
