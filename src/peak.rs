@@ -45,7 +45,7 @@ pub fn fma_peak(ctx: &Context, duration: Duration) -> Result<Peak, Error> {
     let (begin, mut best) = (now()?, f64::INFINITY);
     while begin.elapsed() < duration || best.is_infinite() {
         let t = Instant::now();
-        team.each(PIECES * threads, &Numbers, &mut crew, |_, ()| ctx.isa().run(Chains { steps: STEPS }));
+        team.each(PIECES * threads, Numbers, &mut crew, |_, ()| ctx.isa().run(Chains { steps: STEPS }));
         best = best.min(t.elapsed().as_secs_f64());
     }
     Ok(Peak { gflops: flops / best / 1e9, threads })
@@ -66,11 +66,12 @@ pub fn read_bandwidth(ctx: &Context, bytes: usize, duration: Duration) -> Result
     // A buffer that fits a cache is read in less time than a clock resolves.
     let passes = (1 << 20) / buffer.as_slice().len().max(1) + 1;
     let mut team = Team::new(threads, ctx.linger());
-    let pieces = Chunks::new(buffer.as_mut_slice(), part);
     let (begin, mut best) = (now()?, f64::INFINITY);
     while begin.elapsed() < duration || best.is_infinite() {
         let t = Instant::now();
-        team.each(threads, &pieces, &mut crew, |data, ()| ctx.isa().run(Reads { data, passes }));
+        team.each(threads, Chunks::new(buffer.as_mut_slice(), part), &mut crew, |data, ()| {
+            ctx.isa().run(Reads { data, passes })
+        });
         best = best.min(t.elapsed().as_secs_f64());
     }
     Ok((size_of_val(buffer.as_slice()) * passes) as f64 / best / 1e9)
@@ -114,13 +115,13 @@ fn team_costs(ctx: &Context, threads: usize, duration: Duration) -> Result<(f64,
         let t = Instant::now();
         let mut team = Team::new(threads, ctx.linger());
         for _ in 0..PHASES {
-            team.each(threads, &Numbers, &mut crew, |_, ()| {});
+            team.each(threads, Numbers, &mut crew, |_, ()| {});
         }
         drop(team);
         phases.push(t.elapsed().as_nanos() as f64 / f64::from(PHASES));
         let t = Instant::now();
         for _ in 0..PHASES {
-            Team::new(threads, ctx.linger()).each(threads, &Numbers, &mut crew, |_, ()| {});
+            Team::new(threads, ctx.linger()).each(threads, Numbers, &mut crew, |_, ()| {});
         }
         calls.push(t.elapsed().as_nanos() as f64 / f64::from(PHASES));
     }

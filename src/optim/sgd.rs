@@ -79,7 +79,7 @@ impl Sgd {
             let (factor, decay) = Group::settings(&self.groups, name, weight_decay);
             Rates { lr: lr * factor, decay, phase: phase(step) }
         };
-        let work = |Elements { write: [p, v, _], read: g, what: &Rates { lr, decay, phase } }: Elements<'_, '_, _>| {
+        let work = |Elements { write: [p, v, _], read: g, what: &Rates { lr, decay, phase } }: Elements<'_, _>| {
             let step = SgdStep { p, g, v, lr, momentum, decay, phase };
             if decay == 0.0 { isa.run(Plain(step)) } else { isa.run(Decayed(step)) }
         };

@@ -38,7 +38,7 @@ pub(super) struct Slot {
 }
 
 /// Some elements of a parameter: itself, its moments, its gradient, and what its step multiplies by.
-pub(super) type Elements<'a, 's, T> = StripPiece<'a, 's, T>;
+pub(super) type Elements<'s, T> = StripPiece<'s, T>;
 
 /// Elements that make another thread worth its while: some 10 microseconds of AdamW from caches.
 const ELEMENTS_PER_THREAD: usize = 16 << 10;
@@ -115,7 +115,7 @@ impl State {
         net: &mut dyn Parameters,
         grads: &Gradients,
         mut rule: impl FnMut(Slot) -> T,
-        work: impl Fn(Elements<'_, '_, T>) + Sync,
+        work: impl Fn(Elements<'_, T>) + Sync,
     ) -> Result<(), Error> {
         let all = grads.values().flatten().map(|g| g.as_slice().len()).fold(0, usize::saturating_add);
         let threads = ctx.par().threads_for(all / ELEMENTS_PER_THREAD);
@@ -139,7 +139,7 @@ impl State {
         });
         if threads > 1 {
             let mut crew = vec![(); threads]; // takes no memory
-            Team::new(threads, ctx.linger()).each(strips.len(), &&strips, &mut crew, |elements, ()| {
+            Team::new(threads, ctx.linger()).each(strips.len(), strips.pieces(), &mut crew, |elements, ()| {
                 if let Some(elements) = elements {
                     work(elements);
                 }

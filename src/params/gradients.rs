@@ -93,7 +93,7 @@ impl Gradients {
             let size =
                 if values.len() < 2 * VALUES_PER_THREAD { values.len() } else { values.len().div_ceil(4 * threads) };
             let count = values.len().div_ceil(size.max(1));
-            team.each(count, &Chunks::new(values, size), &mut crew, |piece, ()| f(piece));
+            team.each(count, Chunks::new(values, size), &mut crew, |piece, ()| f(piece));
         }
     }
 

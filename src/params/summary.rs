@@ -38,7 +38,7 @@ impl Gradients {
                 (*slot, count) = (Some(tensor), count + 1);
             }
             let mut sums = [(0.0, 0.0_f32); AT_A_TIME];
-            team.each(count, &Chunks::new(&mut sums, 1).map(|i, sums| (i, sums)), &mut crew, |(i, sums), ()| {
+            team.each(count, Chunks::new(&mut sums, 1).map(|i, sums| (i, sums)), &mut crew, |(i, sums), ()| {
                 if let (Some(tensor), [sums]) = (&some[i], sums) {
                     let of = tensor.sums();
                     *sums = (of.squares(), of.largest());

@@ -137,7 +137,7 @@ pub(super) fn sums(
         return;
     }
     let Some(last) = parts.last() else { return };
-    team.each(last.before + last.grid.pieces(), &Parts::new(targets, parts), crew, |piece, _| {
+    team.each(last.before + last.grid.pieces(), Parts::new(targets, parts), crew, |piece, _| {
         if let Some(piece) = piece {
             add(ctx, slab, piece, go_on);
         }

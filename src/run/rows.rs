@@ -55,12 +55,12 @@ impl<'a> Job<'a> {
             }
             // Each thread has a copy in a frame of its own.
             let run = |block: Block<'_>, mine: &mut Scratch| { *self }.block(steps, block, mine);
-            return team.each(blocks, &rows.blocks(shares.rows), scratch, run);
+            return team.each(blocks, rows.blocks(shares.rows), scratch, run);
         }
         for lowered in steps {
             let grid = shares.grid(blocks, &lowered.step);
             let tiles = rows.reborrow().tiles(grid, (&lowered.record, &lowered.local));
-            team.each(grid.pieces(), &tiles, scratch, |tile, mine| {
+            team.each(grid.pieces(), tiles, scratch, |tile, mine| {
                 let Tile { first, rows, panels, record, local, out, norms } = tile;
                 let mut lent = Lent { first, rows, panels, record, local, out, norms };
                 self.step(&lowered.step, &mut lent, mine);

@@ -117,11 +117,12 @@ impl Team {
     }
 
     /// A phase: does `work` for the first `count` pieces, each once, on as many threads as there are scratches, each with one of its
-    /// own. A thread begins with those that are its own in each phase of so many pieces.
+    /// own. A thread begins with those that are its own in each phase of so many pieces. `pieces` is used up: so no piece is ever
+    /// handed out again, whatever `work` does with it.
     pub(crate) fn each<P: Pieces, T: Send>(
         &mut self,
         count: usize,
-        pieces: &P,
+        pieces: P,
         scratch: &mut [T],
         work: impl Fn(P::Item, &mut T) + Sync,
     ) {

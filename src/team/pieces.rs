@@ -378,6 +378,11 @@ impl<'a, T> Strips<'a, T> {
         self.pieces
     }
 
+    /// Their pieces. By a borrow that nothing else has, so that no two of them are used at a time.
+    pub(crate) fn pieces(&mut self) -> StripPieces<'_, 'a, T> {
+        StripPieces { strips: &self.strips, size: self.size }
+    }
+
     /// The memory, for another list.
     pub(crate) fn into_memory(self) -> Vec<Strip<'static, T>> {
         reuse(self.strips)
@@ -385,21 +390,28 @@ impl<'a, T> Strips<'a, T> {
 }
 
 /// A piece of a strip.
-pub(crate) struct StripPiece<'a, 's, T> {
-    pub(crate) write: [&'a mut [f32]; MOST_SLICES],
-    pub(crate) read: &'a [f32],
+pub(crate) struct StripPiece<'s, T> {
+    pub(crate) write: [&'s mut [f32]; MOST_SLICES],
+    pub(crate) read: &'s [f32],
     pub(crate) what: &'s T,
 }
 
+/// The pieces of some strips, for one phase.
+pub(crate) struct StripPieces<'s, 'a, T> {
+    strips: &'s [Strip<'a, T>],
+    size: usize,
+}
+
 // SAFETY: strips borrow different slices, and pieces of one are chunks of these.
-unsafe impl<'a, 's, T: Sync> Pieces for &'s Strips<'a, T> {
-    type Item = Option<StripPiece<'a, 's, T>>;
+unsafe impl<'s, T: Sync> Pieces for StripPieces<'s, '_, T> {
+    type Item = Option<StripPiece<'s, T>>;
     unsafe fn piece(&self, index: usize) -> Self::Item {
-        let at = self.strips.partition_point(|strip| strip.before <= index).checked_sub(1)?;
-        let Strip { write, read, before, what } = self.strips.get(at)?;
+        let Self { strips, size } = self;
+        let at = strips.partition_point(|strip| strip.before <= index).checked_sub(1)?;
+        let Strip { write, read, before, what } = strips.get(at)?;
         let chunk = index - before;
-        let first = chunk.saturating_mul(self.size).min(read.len());
-        let read = &read[first..first.saturating_add(self.size).min(read.len())];
+        let first = chunk.saturating_mul(*size).min(read.len());
+        let read = &read[first..first.saturating_add(*size).min(read.len())];
         let [a, b, c] = write;
         // SAFETY: as the caller promises.
         let write = unsafe { [a.piece(chunk), b.piece(chunk), c.piece(chunk)] };

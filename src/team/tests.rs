@@ -20,7 +20,7 @@ fn in_pool<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
 fn phases(team: &mut Team, threads: usize, count: usize) {
     let (mut done, mut crew) = (vec![0u32; count], vec![0usize; threads]);
     for phase in 1..=3 {
-        team.each(count, &Chunks::new(&mut done, 1), &mut crew, |piece, mine| {
+        team.each(count, Chunks::new(&mut done, 1), &mut crew, |piece, mine| {
             *mine += piece.len();
             piece.iter_mut().for_each(|n| *n += 1);
         });
@@ -51,7 +51,7 @@ fn a_panic_of_a_piece_is_the_callers_and_the_next_phase_is_whole() {
             let (mut team, mut crew) = (Team::new(3, LINGERS[1]), [(); 3]);
             let begun = AtomicUsize::new(0);
             let panicked = catch_unwind(AssertUnwindSafe(|| {
-                team.each(9, &Numbers, &mut crew, |index, ()| {
+                team.each(9, Numbers, &mut crew, |index, ()| {
                     begun.fetch_add(1, Ordering::Relaxed);
                     assert_ne!(index, at, "planted");
                 });
