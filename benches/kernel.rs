@@ -5,7 +5,7 @@
 mod config;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use resblock::{Context, Error, KernelBench, fma_peak};
+use resblock::{Context, Error, KernelBench, Par, fma_peak};
 use std::time::{Duration, Instant};
 
 /// (m, k, n): whole tiles of every instruction set (14 rows, 6 and 4 divide 84; 32 columns), 31 KiB in all; and a longer chain,
@@ -14,7 +14,8 @@ const SHAPES: [(usize, usize, usize); 2] = [(84, 48, 32), (28, 192, 32)];
 
 fn main() -> Result<(), Error> {
     let mut criterion = config::criterion();
-    for ctx in config::contexts()? {
+    // A kernel is one thread's.
+    for (_, ctx) in config::contexts()?.into_iter().filter(|(_, ctx)| ctx.par() == Par::Seq) {
         report(&ctx)?;
         bench(&mut criterion, &ctx)?;
     }

@@ -34,9 +34,10 @@ pub(crate) struct Args {
     /// because the weights have changed; without the optimiser's arithmetic
     #[arg(long, default_value = "forward", value_parser = PossibleValuesParser::new(["forward", "train"]).map(mode))]
     pub(crate) mode: Mode,
-    /// Threads, the calling one among them
-    #[arg(long, default_value_t = 1, value_parser = thread_count)]
-    pub(crate) threads: usize,
+    /// Threads, the calling one among them. Of a list, 1,2,4 say, each is measured by turns, and the last columns are the speed-up over
+    /// the first and that for each thread
+    #[arg(long, default_value = "1", value_parser = thread_count, value_delimiter = ',', num_args = 1)]
+    pub(crate) threads: Vec<usize>,
     /// Time to measure for, after warming up
     #[arg(long, default_value_t = 0.5, value_parser = seconds)]
     pub(crate) seconds: f64,

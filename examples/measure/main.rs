@@ -25,5 +25,5 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &cli::Args) -> Result<(), Box<dyn Error>> {
-    if args.serve { serve::serve(args, threads::from_environment(args.threads)?) } else { one_shot::one_shot(args) }
+    if args.serve { serve::serve(args, threads::from_environment(args.threads[0])?) } else { one_shot::one_shot(args) }
 }

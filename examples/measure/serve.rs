@@ -53,7 +53,8 @@ pub(crate) fn serve(args: &Args, threads: usize) -> Result<(), Box<dyn Error>> {
     if args.unfused && threads != 1 {
         return Err("--unfused runs on one thread".into());
     }
-    let server = Server { ctx: threads::context(threads, args)?, args };
+    let Some(&ctx) = threads::contexts(&[threads], args)?.first() else { return Err("no context".into()) };
+    let server = Server { ctx, args };
     let mut input = std::io::stdin().lock();
     let mut line = Vec::new();
     say("READY")?;

@@ -6,24 +6,24 @@ use resblock::{Context, Machine, Par};
 use std::error::Error;
 use std::time::Duration;
 
-/// A context on so many threads. The calling thread becomes one of rayon's global pool: it then shares work with the others, and
-/// waits for them, as one of them. From outside the pool, a call of 64x128x128 on two threads took 30 us instead of 18. To be called
-/// once, by the thread that will make the calls.
-pub(crate) fn context(threads: usize, args: &Args) -> Result<Context, Box<dyn Error>> {
+/// A context on each of these numbers of threads. The calling thread becomes one of rayon's global pool, which has as many as the largest:
+/// it then shares work with the others as one of them. To be called once, by the thread that will make the calls.
+pub(crate) fn contexts(counts: &[usize], args: &Args) -> Result<Vec<Context>, Box<dyn Error>> {
     let mut ctx = Context::new()?;
     if let Some(linger) = args.linger {
         ctx = ctx.with_linger(Duration::from_micros(linger));
     }
-    if threads > 1 {
-        ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global()?;
-        ctx = ctx.with_par(Par::Rayon(threads));
+    let most = counts.iter().copied().max().unwrap_or(1);
+    if most > 1 {
+        ThreadPoolBuilder::new().num_threads(most).use_current_thread().build_global()?;
     }
+    let on = |ctx: Context, threads: usize| ctx.with_par(if threads > 1 { Par::Rayon(threads) } else { Par::Seq });
     if args.machine {
-        let machine = Machine::measured(&ctx, Duration::from_millis(600))?;
+        let machine = Machine::measured(&on(ctx, most), Duration::from_millis(700))?;
         eprintln!("{machine:?}");
         ctx = ctx.with_machine(machine);
     }
-    Ok(ctx)
+    Ok(counts.iter().map(|&threads| on(ctx, threads)).collect())
 }
 
 /// The number in `PEER_THREADS`, else `default`.

@@ -142,3 +142,36 @@ fn a_run_whose_net_becomes_nan_fails_and_keeps_its_last_good_checkpoint() {
     assert!(fs::read(&path).expect("a checkpoint") == bytes, "the checkpoint was touched");
     fs::remove_dir_all(folder).expect("removed");
 }
+
+#[test]
+fn measure_takes_a_list_of_threads_and_refuses_what_is_none() {
+    if !common::may_start_processes("measure_takes_a_list_of_threads_and_refuses_what_is_none") {
+        return;
+    }
+    let run = |threads: &str| {
+        let mut command = Command::new(common::example("measure"));
+        command.args(["--batch", "4", "--features", "16", "--hidden", "16", "--seconds", "0", "--threads", threads]);
+        command.output().expect("an end of the process")
+    };
+    let columns = |output: &Output| {
+        assert!(output.status.success(), "{}", text(output));
+        let mut reader = csv::Reader::from_reader(&output.stdout[..]);
+        let header = reader.headers().expect("a header").clone();
+        let rows: Vec<csv::StringRecord> = reader.records().map(|row| row.expect("a row")).collect();
+        let column = |name: &str| header.iter().position(|column| column == name);
+        let values = |at: usize| rows.iter().map(|row| row[at].to_owned()).collect::<Vec<_>>();
+        (column("threads").map(values), column("speedup").map(values))
+    };
+    let one = |threads: &[&str]| Some(threads.iter().map(|&n| n.to_owned()).collect::<Vec<_>>());
+    assert_eq!(columns(&run("1")), (one(&["1"]), None));
+    assert_eq!(columns(&run("2")), (one(&["2"]), None));
+    let (threads, speedups) = columns(&run("1,3,2"));
+    assert_eq!(threads, one(&["1", "3", "2"]));
+    let speedups = speedups.expect("speed-ups");
+    assert!(speedups[0] == "1.00" && speedups.iter().all(|s| s.parse::<f64>().is_ok_and(|s| s > 0.0)), "{speedups:?}");
+    for bad in ["", "0", "1,0", "1,,2", "1,two", "-1", "1,2000"] {
+        let output = run(bad);
+        assert_eq!(output.status.code(), Some(2), "{bad:?}: {}", text(&output));
+        assert!(text(&output).contains("--threads"), "{bad:?}: {}", text(&output));
+    }
+}
