@@ -53,6 +53,9 @@ pub(crate) fn explain(ctx: &Context, program: &Arc<Program>, n: usize, purpose: 
     Ok(Explanation { text })
 }
 
+/// What a forward pass is called that leaves a record.
+const RECORDED: &str = "forward, recorded";
+
 /// A pass, being written down.
 struct Page<'a> {
     ctx: &'a Context,
@@ -63,7 +66,7 @@ struct Page<'a> {
 
 impl Page<'_> {
     fn forward(&mut self, n: usize, recorded: bool) -> fmt::Result {
-        self.head(if recorded { "forward, recorded" } else { "forward" }, n, 1)?;
+        self.head(if recorded { RECORDED } else { "forward" }, n, 1)?;
         let program = self.program;
         for (index, part) in program.parts.iter().enumerate() {
             let flops = flops(n, part.work, 1);
@@ -108,15 +111,51 @@ impl Page<'_> {
         let (isa, depth) = (self.ctx.isa().name(), self.ctx.k_block());
         writeln!(self.text, "{pass} of {n} rows on {isa}: {}", flops(n, self.program.work, times))?;
         let blocks = n.div_ceil(rows);
+        // The row blocks of a record are chosen for both passes.
+        let also = if pass == RECORDED { ", with the backward pass" } else { "" };
         let how = match (threads, across) {
             (1, _) => "on one thread".to_owned(),
             (_, 1) => format!("shared by {threads} threads"),
             _ => format!("each GEMM's columns in {across} pieces, shared by {threads} threads"),
         };
-        writeln!(self.text, "  expected: {:.1} us", self.plan.predicted_ns / 1e3)?;
+        writeln!(self.text, "  expected: {:.1} us{also}", self.plan.predicted_ns / 1e3)?;
+        if threads > 1 {
+            self.shared(n)?;
+        }
         writeln!(self.text, "  {blocks} blocks of up to {rows} rows, {how}; chains in pieces of {depth}")?;
         let local = self.plan.memory.local_width.saturating_mul(rows.min(n));
         writeln!(self.text, "  local memory of a block: {}", bytes(local))
+    }
+
+    /// How even the work of several threads is, how often they meet, and what each reads of the weights.
+    fn shared(&mut self, n: usize) -> fmt::Result {
+        let Plan { shares, steps, sums, groups, slab_rows, .. } = self.plan;
+        let Shares { rows, threads, across, .. } = *shares;
+        // Forward, all rows are one slab, without sums.
+        let (slabs, slab_rows) = if sums.is_empty() { (1, n) } else { (n.div_ceil(*slab_rows), n.min(*slab_rows)) };
+        let blocks = slab_rows.div_ceil(rows);
+        // Pieces of a phase are of about equal length: the longest thread has one more than others.
+        let uneven = |pieces: usize| pieces.div_ceil(threads) as f64 * threads as f64 / pieces.max(1) as f64;
+        let gemms = steps.iter().filter(|lowered| matches!(lowered.step, Step::Gemm(_)));
+        let of_steps = gemms.map(|lowered| shares.grid(blocks, &lowered.step).pieces());
+        let (phases, longest) = if across == 1 {
+            (groups.len(), uneven(blocks))
+        } else {
+            (steps.len(), of_steps.map(uneven).fold(1.0, f64::max))
+        };
+        let of_groups = groups.iter().filter_map(|group| sums[group.sums.clone()].last());
+        let sum_pieces = of_groups.map(|last| last.before + last.grid.pieces());
+        let summed = sum_pieces.clone().count();
+        let longest_sum = sum_pieces.map(uneven).fold(1.0, f64::max);
+        write!(self.text, "  {} phases; longest thread over the mean: {longest:.2}", slabs * (phases + summed))?;
+        if summed > 0 {
+            write!(self.text, ", in sums {longest_sum:.2}")?;
+        }
+        let weights: usize = self.program.affines.iter().map(|&(inputs, outputs)| inputs.saturating_mul(outputs)).sum();
+        let mine = weights / across.min(threads);
+        let l2 = self.ctx.machine().l2_kib as usize * 1024 / size_of::<f32>();
+        let level = if mine <= l2 { "which its L2 holds" } else { "from beyond its L2" };
+        writeln!(self.text, "; weights: {} a thread of {}, {level}", bytes(mine), bytes(weights))
     }
 
     fn step(&mut self, step: &Step<Val>) -> fmt::Result {

@@ -200,7 +200,7 @@ pub(crate) fn eager() -> Machine {
 
 /// One on which, besides, no thread should read what another reads: columns are shared, and rows where there are threads left.
 pub(crate) fn narrow() -> Machine {
-    Machine { fma_per_us: 1000, l2_kib: 1, l2_mb_per_s: 1, l3_mb_per_s: 1, l3_all_mb_per_s: 1, ..eager() }
+    Machine { fma_per_us: 2000, l2_kib: 1, l2_mb_per_s: 1, l3_mb_per_s: 1, l3_all_mb_per_s: 1, ..eager() }
 }
 
 /// Block sizes that make every loop iterate on small matrices, and the default.
