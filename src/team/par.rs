@@ -36,7 +36,7 @@ pub enum Par {
     /// A child that `fork` makes has none of its parent's threads. If the parent used the global pool through a call of this
     /// crate, calls of the child outside any pool see that and run on the calling thread; its own threads may make pools. A child
     /// that was forked inside a pool, or whose parent used the global pool through rayon alone, sends for helpers that never come, and
-    /// does its work alone.
+    /// does its work alone, as far as rayon itself stands being forked: call with [`Par::Seq`] there.
     Rayon(usize),
 }
 
