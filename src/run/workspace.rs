@@ -60,8 +60,9 @@ impl fmt::Debug for TargetMemory {
 impl UnwindSafe for TargetMemory {}
 impl RefUnwindSafe for TargetMemory {}
 
-/// What one thread has for itself.
+/// What one thread has for itself: on cache lines of its own (two, since they are fetched in pairs), for it is written with each row block.
 #[derive(Debug, Clone, Default)]
+#[repr(align(128))]
 pub(crate) struct Scratch {
     /// The values of a row block on their way forward.
     pub(crate) local: Buffer,
