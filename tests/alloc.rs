@@ -164,13 +164,11 @@ fn a_warm_step_allocates_nothing_on_one_thread_and_only_rayons_jobs_on_several()
             let ctx = ctx.with_par(Par::Rayon(threads));
             let counts = pool.install(|| allocations(&ctx, layer, n, true));
             println!("{n} rows, {threads} threads: {STEPS:?} {counts:?}");
-            // A parallel region allocates a job for every thread but the caller's, and rayon's queue grows by blocks of jobs.
-            // Forward by rows is one region. By columns it is one for each GEMM, of which the wide stack has 6, and backward has
-            // another for the weight gradients of each of 4 stages; by rows it has two for each slab and group of stages.
-            let regions = if n == 2 { 10 } else { 8 };
-            let most = regions * (threads - 1) + 4;
+            // A call sends for the helpers that are not there, a job each, and rayon's queue grows by blocks of jobs. On a slow machine they
+            // have left since the last call.
+            let most = threads - 1 + 4;
             assert!(counts.iter().all(|&c| c <= most), "more than {most} allocations in {STEPS:?}: {counts:?}");
-            assert_eq!(counts[4..], [0; 4], "optimisers and losses run on one thread");
+            assert_eq!(counts[7], 0, "losses run on one thread");
         }
     }
 }
