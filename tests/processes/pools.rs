@@ -98,9 +98,12 @@ fn where_no_pool_can_be_built_calls_run_on_the_calling_thread() {
     if !may_start_processes("calls where no pool can be built") {
         return;
     }
-    // Threads that the address space has no room for, and any at all.
+    // Threads that the address space has no room for, and any at all. The stacks are large, so that the one that does not fit leaves
+    // room for what the threads before it still allocate as they start: without it the standard library aborts.
     for (limit, threads) in [("memory", "64"), ("processes", "2"), ("processes", "64")] {
-        passes("child_calls_where_no_pool_can_be_built", &[("LIMIT", limit), ("RAYON_NUM_THREADS", threads)]);
+        let stack = (40 << 20).to_string();
+        let environment = [("LIMIT", limit), ("RAYON_NUM_THREADS", threads), ("RUST_MIN_STACK", &stack)];
+        passes("child_calls_where_no_pool_can_be_built", &environment);
     }
 }
 
