@@ -39,7 +39,7 @@ pub use error::Error;
 #[cfg(feature = "safetensors")]
 pub use error::checkpoint::CheckpointError;
 pub use gemm::blocking::Blocking;
-pub use layers::block::{Block, Skip};
+pub use layers::block::Block;
 pub use layers::functional::Functional;
 pub use layers::init::{Init, Scheme};
 pub use layers::linear::Linear;
@@ -52,15 +52,16 @@ pub use loss::{
 pub use mat::{MatMut, MatRef, rows_of, rows_of_mut};
 pub use matrix::Matrix;
 pub use optim::{AdamW, Group, Optimizer, RateDecay, Schedule, Select, Sgd};
-pub use params::borrowed::{AffineGradMut, AffineRef};
+pub use params::borrowed::{AffineGradMut, AffineRef, GradsMut, ParamsRef};
 pub use params::gradients::Gradients;
 pub use params::name::{Part, Place, Role, TensorName};
 pub use params::summary::GradientSummary;
 pub use params::tensor::{TensorMut, TensorRef};
 pub use peak::{KernelBench, Peak, fma_peak, read_bandwidth};
+pub use program::form::{BlockForm, BranchScale, Norm, Skip};
 pub use run::explain::{Explanation, Purpose};
 pub use run::record::Record;
 pub use run::workspace::Workspace;
 pub use simd::{Isa, IsaList};
 pub use team::par::Par;
-pub use weights::{Affine, Weights};
+pub use weights::{Affine, Vector, Weights};

@@ -7,6 +7,9 @@
 //! Weights are (out, in), as PyTorch stores them: W1 is `h x d`, W2 is `d x h`. Panics (as any slice would) if a slice is shorter
 //! than its shape says: this module is for tests and for reading, not for production.
 
-pub use crate::parts::block::{BlockGrads, BlockOut, BlockParams, block, block_backward};
+pub use crate::parts::block::{
+    BlockGrads, BlockOut, BlockParams, BlockTensors, FormOut, MapTensors, block, block_backward, form, form_backward,
+};
 pub use crate::parts::linear::{LinearGrads, LinearOut, linear, linear_backward};
+pub use crate::parts::norm::{NormOut, norm, norm_backward};
 pub use crate::parts::spec::Real;

@@ -2,11 +2,10 @@
 
 use crate::error::{Error, expect_shape};
 use crate::gemm::panel_mat::PanelMat;
-use crate::gemm::panels::PanelRef;
+use crate::gemm::panels::{PanelMut, PanelRef};
 use crate::mat::{MatMut, MatRef};
 use crate::params::name::Place;
 use crate::params::tensor::{TensorMut, TensorRef};
-use std::iter;
 
 /// The weight matrix of a linear map from `inputs` to `outputs` features, packed once and reused by every call.
 ///
@@ -114,18 +113,20 @@ impl Affine {
         self.bias.as_ref().map(PanelMat::as_slice)
     }
 
-    /// Weights and bias by their names at `place`.
-    pub(crate) fn tensors(&self, place: Place) -> impl Iterator<Item = TensorRef<'_>> {
-        let weights = TensorRef::new(place.weight(), self.weights.view());
-        let bias = self.bias.as_ref().map(|bias| TensorRef::new(place.bias(), bias.view()));
-        iter::once(weights).chain(bias)
+    /// Calls `see` with weights and bias by their names at `place`.
+    pub(crate) fn visit<'a>(&'a self, place: Place, see: &mut dyn FnMut(TensorRef<'a>)) {
+        see(TensorRef::new(place.weight(), self.weights.view()));
+        if let Some(bias) = &self.bias {
+            see(TensorRef::new(place.bias(), bias.view()));
+        }
     }
 
-    /// As [`Affine::tensors`], to be changed.
-    pub(crate) fn tensors_mut(&mut self, place: Place) -> impl Iterator<Item = TensorMut<'_>> {
-        let weights = TensorMut::new(place.weight(), self.weights.panels.view_mut());
-        let bias = self.bias.as_mut().map(|bias| TensorMut::new(place.bias(), bias.view_mut()));
-        iter::once(weights).chain(bias)
+    /// As [`Affine::visit`], to be changed.
+    pub(crate) fn visit_mut<'a>(&'a mut self, place: Place, see: &mut dyn FnMut(TensorMut<'a>)) {
+        see(TensorMut::new(place.weight(), self.weights.panels.view_mut()));
+        if let Some(bias) = &mut self.bias {
+            see(TensorMut::new(place.bias(), bias.view_mut()));
+        }
     }
 
     /// Input features.
@@ -136,5 +137,56 @@ impl Affine {
     /// Output features.
     pub fn outputs(&self) -> usize {
         self.weights.outputs()
+    }
+}
+
+/// A vector of parameters that is not a bias: a gain, a shift or a scale.
+#[derive(Debug, Clone)]
+pub struct Vector {
+    /// `1 x len`: padded to whole panels, as the kernels load it.
+    values: PanelMat,
+}
+
+impl Vector {
+    /// From its values.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if there is not so much memory.
+    pub fn new(values: &[f32]) -> Result<Self, Error> {
+        Ok(Self { values: PanelMat::from_mat(MatRef::new(values, 1, values.len())?)? })
+    }
+
+    /// `len` times the same value.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] if the size overflows, [`Error::Memory`] if there is not so much memory.
+    pub fn filled(len: usize, value: f32) -> Result<Self, Error> {
+        let mut vector = Self { values: PanelMat::zeros(1, len)? };
+        vector.as_mut_slice().fill(value);
+        Ok(vector)
+    }
+
+    /// The values.
+    pub fn as_slice(&self) -> &[f32] {
+        &self.values.as_slice()[..self.values.shape().1]
+    }
+
+    /// The values, to be changed.
+    pub fn as_mut_slice(&mut self) -> &mut [f32] {
+        let len = self.values.shape().1;
+        &mut self.values.as_mut_slice()[..len]
+    }
+
+    /// Padded to whole panels.
+    pub(crate) fn padded(&self) -> &[f32] {
+        self.values.as_slice()
+    }
+
+    pub(crate) fn view(&self) -> PanelRef<'_> {
+        self.values.view()
+    }
+
+    pub(crate) fn view_mut(&mut self) -> PanelMut<'_> {
+        self.values.view_mut()
     }
 }

@@ -5,8 +5,9 @@ mod common;
 
 use common::{Rng, build_stack, fastest, mat, mat_mut, pool, random_stack};
 use resblock::{
-    Activation, AdamW, AffineGradMut, AffineRef, Block, Context, Functional, GradMode, GradientFlow, Gradients, Group,
-    Init, Layer, MatMut, Optimizer, Par, Record, Role, Sgd, Skip, Workspace, mean_squared_error, softmax_cross_entropy,
+    Activation, AdamW, AffineGradMut, AffineRef, Block, BlockForm, Context, Functional, GradMode, GradientFlow,
+    Gradients, Group, Init, Layer, MatMut, Optimizer, Par, Record, Role, Sgd, Skip, Stack, Workspace,
+    mean_squared_error, softmax_cross_entropy,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -148,11 +149,18 @@ fn a_warm_step_allocates_nothing_on_one_thread_and_only_rayons_jobs_on_several()
     let mut rng = Rng::new(2);
     let stack = build_stack(&random_stack(&mut rng, (20, 64, 96, 10), 3, Activation::Gelu, true));
     let block = stack.blocks()[0].clone();
+    let of = |form: BlockForm| Block::with_form(&form, &mut Init::he(1)).expect("a block");
+    let forms = [BlockForm::cait(40, 70, 0.1), BlockForm::llama(40, 70), BlockForm::resnet_v2(40, 70)];
+    let family = Stack::from_blocks(forms.map(of).into()).expect("a stack");
     let ctx = fastest();
     for n in [1, 300] {
         for in_place in [true, false] {
-            let counts = [allocations(&ctx, &stack, n, in_place), allocations(&ctx, &block, n, in_place)];
-            assert_eq!(counts, [[0; STEPS.len()]; 2], "{STEPS:?} of a stack and a block, {n} rows, one thread");
+            let counts = [
+                allocations(&ctx, &stack, n, in_place),
+                allocations(&ctx, &block, n, in_place),
+                allocations(&ctx, &family, n, in_place),
+            ];
+            assert_eq!(counts, [[0; STEPS.len()]; 3], "{STEPS:?} of stacks and a block, {n} rows, one thread");
         }
         assert_eq!(functional_allocations(&ctx, n), [0; 5], "functional calls and records, {n} rows");
     }

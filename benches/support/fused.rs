@@ -4,7 +4,7 @@ use super::problem::{Problem, Shape};
 use super::{Results, Runner};
 use aligned_vec::{AVec, ConstAlign};
 use resblock::{
-    Affine, Block, Context, Error, GradMode, Gradients, Layer, MatMut, MatRef, Part, Role, Stack, Workspace,
+    Block, Context, Error, GradMode, Gradients, Init, Layer, MatMut, MatRef, Role, Scheme, Stack, Workspace,
 };
 
 /// A stack with the weights of a problem, packed once, and everything that its calls write.
@@ -30,19 +30,21 @@ fn aligned(values: impl IntoIterator<Item = f32>) -> Aligned {
 
 impl<'p> Fused<'p> {
     pub(crate) fn new(ctx: &Context, problem: &'p Problem) -> Result<Self, Error> {
-        let Shape { batch, features: d, hidden: h, depth } = problem.shape;
+        let Shape { batch, features: d, depth, .. } = problem.shape;
         let block = |index| -> Result<Block, Error> {
-            let (w1, b1, w2, b2) = problem.block(index);
-            // The problem has (inputs, outputs), the crate takes (outputs, inputs).
-            let first = Affine::new(MatRef::new(w1, d, h)?.t(), Some(b1))?;
-            let second = Affine::new(MatRef::new(w2, h, d)?.t(), Some(b2))?;
-            Block::new(first, second, problem.phi, problem.skip)
+            let mut block = Block::with_form(&problem.form, &mut Init::new(Scheme::Zeros, 0))?;
+            for (mut tensor, param) in block.parameters_mut().zip(&problem.params) {
+                let values = MatRef::new(param.block(index), param.shape.0, param.shape.1)?;
+                // The problem has (inputs, outputs), the crate takes (outputs, inputs).
+                tensor.read_from(if param.role == Role::Weight { values.t() } else { values })?;
+            }
+            Ok(block)
         };
         let stack = Stack::from_blocks((0..depth).map(block).collect::<Result<_, _>>()?)?;
         let gradients = Gradients::new(&stack)?;
         let (x, dy) = (aligned(problem.x.iter().copied()), aligned(problem.dy.iter().copied()));
-        let zeros = aligned(std::iter::repeat_n(0.0, batch * d));
-        let (y, dx) = (zeros.clone(), zeros);
+        let zeros = |cols: usize| aligned(std::iter::repeat_n(0.0, batch * cols));
+        let (y, dx) = (zeros(problem.form.outputs), zeros(d));
         Ok(Self { ctx: *ctx, problem, stack, workspace: Workspace::new(), gradients, x, dy, y, dx })
     }
 
@@ -55,31 +57,31 @@ impl<'p> Fused<'p> {
 impl Runner for Fused<'_> {
     fn forward(&mut self) -> Result<(), Error> {
         let Shape { batch: n, features: d, .. } = self.problem.shape;
-        let (x, y) = (MatRef::new(&self.x, n, d)?, MatMut::new(&mut self.y, n, d)?);
+        let m = self.problem.form.outputs;
+        let (x, y) = (MatRef::new(&self.x, n, d)?, MatMut::new(&mut self.y, n, m)?);
         self.stack.infer(&self.ctx, &mut self.workspace, x, y)
     }
 
     fn train(&mut self) -> Result<(), Error> {
         let Shape { batch: n, features: d, .. } = self.problem.shape;
-        let (x, y) = (MatRef::new(&self.x, n, d)?, MatMut::new(&mut self.y, n, d)?);
-        let (dy, dx) = (MatRef::new(&self.dy, n, d)?, MatMut::new(&mut self.dx, n, d)?);
+        let m = self.problem.form.outputs;
+        let (x, y) = (MatRef::new(&self.x, n, d)?, MatMut::new(&mut self.y, n, m)?);
+        let (dy, dx) = (MatRef::new(&self.dy, n, m)?, MatMut::new(&mut self.dx, n, d)?);
         let pass = self.stack.forward(&self.ctx, &mut self.workspace, x, y)?;
         pass.backward(dy, Some(dx), &mut self.gradients, GradMode::Overwrite)
     }
 
     fn results(&self) -> Result<Results, Error> {
-        let mut all = Results { y: self.y.to_vec(), dx: self.dx.to_vec(), ..Results::default() };
-        for gradient in self.gradients.iter() {
-            let out = match (gradient.name().place.part, gradient.role()) {
-                (Part::First, Role::Weight) => &mut all.dw1,
-                (Part::First, Role::Bias) => &mut all.db1,
-                (_, Role::Weight) => &mut all.dw2,
-                _ => &mut all.db2,
-            };
-            let (at, (outputs, inputs)) = (out.len(), gradient.shape());
-            out.resize(at + outputs * inputs, 0.0);
-            gradient.write_to(MatMut::new(&mut out[at..], inputs, outputs)?.t())?;
+        let params = &self.problem.params;
+        let mut grads: Vec<Vec<f32>> = params.iter().map(|param| Vec::with_capacity(param.values.len())).collect();
+        // Blocks have their parameters in one order.
+        for (i, gradient) in self.gradients.iter().enumerate() {
+            let (param, out) = (&params[i % params.len()], &mut grads[i % params.len()]);
+            let at = out.len();
+            out.resize(at + param.len(), 0.0);
+            let out = MatMut::new(&mut out[at..], param.shape.0, param.shape.1)?;
+            gradient.write_to(if param.role == Role::Weight { out.t() } else { out })?;
         }
-        Ok(all)
+        Ok(Results { y: self.y.to_vec(), dx: self.dx.to_vec(), grads })
     }
 }

@@ -1,6 +1,7 @@
 //! What the benches and `examples/measure` share: a problem, and two ways to run it. Included as a module by each of them.
 
 pub(crate) mod borrowed;
+pub(crate) mod form;
 pub(crate) mod fused;
 pub(crate) mod problem;
 #[allow(unsafe_code, reason = "the interface of matrixmultiply is raw pointers; one function checks and calls it")]
@@ -18,13 +19,11 @@ pub(crate) trait Runner {
     fn results(&self) -> Result<Results, Error>;
 }
 
-/// Results of a run, layers one after another. Weight gradients are (inputs, outputs), as the problem's weights are.
+/// Results of a run. Weight gradients are (inputs, outputs), as the problem's weights are.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Results {
     pub(crate) y: Vec<f32>,
     pub(crate) dx: Vec<f32>,
-    pub(crate) dw1: Vec<f32>,
-    pub(crate) db1: Vec<f32>,
-    pub(crate) dw2: Vec<f32>,
-    pub(crate) db2: Vec<f32>,
+    /// The gradient of each of the problem's parameters, in their order.
+    pub(crate) grads: Vec<Vec<f32>>,
 }

@@ -17,7 +17,17 @@ pub(crate) struct Unfused<'p> {
     pair: [Vec<f32>; 2],
     /// Hidden activations of an inference, their gradient in training.
     hidden: Vec<f32>,
-    results: Results,
+    results: Own,
+}
+
+/// Results, of a bare block.
+struct Own {
+    y: Vec<f32>,
+    dx: Vec<f32>,
+    dw1: Vec<f32>,
+    db1: Vec<f32>,
+    dw2: Vec<f32>,
+    db2: Vec<f32>,
 }
 
 /// z: pre-activations, if the derivative needs them; h: hidden activations; y: output.
@@ -31,13 +41,13 @@ impl<'p> Unfused<'p> {
     pub(crate) fn new(problem: &'p Problem) -> Self {
         let Shape { batch: n, features: d, hidden: h, depth } = problem.shape;
         let zeros = |len: usize| vec![0.0; len];
-        let z = || (!differentiates_from_output(problem.phi)).then(|| zeros(n * h));
+        let z = || (!differentiates_from_output(problem.form.activation)).then(|| zeros(n * h));
         Self {
             problem,
             saved: (0..depth).map(|_| Saved { z: z(), h: zeros(n * h), y: zeros(n * d) }).collect(),
             pair: [zeros(n * d), zeros(n * d)],
             hidden: zeros(n * h),
-            results: Results {
+            results: Own {
                 y: zeros(n * d),
                 dx: zeros(n * d),
                 dw1: zeros(depth * d * h),
@@ -89,28 +99,29 @@ impl Runner for Unfused<'_> {
     }
 
     fn results(&self) -> Result<Results, Error> {
-        Ok(self.results.clone())
+        let Own { y, dx, dw1, db1, dw2, db2 } = &self.results;
+        Ok(Results { y: y.clone(), dx: dx.clone(), grads: [dw1, db1, dw2, db2].map(Vec::clone).into() })
     }
 }
 
 /// h = phi(x W1 + b1), y = h W2 + b2 (+ x). With `z`, the pre-activations are kept there.
 fn block_forward(p: &Problem, index: usize, x: &[f32], z: Option<&mut [f32]>, h: &mut [f32], y: &mut [f32]) {
     let Shape { batch: n, features: d, hidden, .. } = p.shape;
-    let (w1, b1, w2, b2) = p.block(index);
+    let [w1, b1, w2, b2] = p.block(index);
     let (x_mat, w1) = (Mat::new(x, n, d), Mat::new(w1, d, hidden));
     match z {
         Some(z) => {
             gemm(x_mat, w1, 0.0, z);
             add_bias(z, b1);
             h.copy_from_slice(z);
-            activate(p.phi, h, None);
+            activate(p.form.activation, h, None);
         }
         None => {
             gemm(x_mat, w1, 0.0, h);
-            activate(p.phi, h, Some(b1));
+            activate(p.form.activation, h, Some(b1));
         }
     }
-    match p.skip {
+    match p.form.skip {
         Skip::Identity => y.copy_from_slice(x),
         _ => y.fill(0.0),
     }
@@ -130,16 +141,16 @@ struct Grads<'a> {
 /// All gradients of a block from dy; `dz` is room for the hidden gradient.
 fn block_backward(p: &Problem, index: usize, x: &[f32], saved: &Saved, dy: &[f32], dz: &mut [f32], to: Grads<'_>) {
     let Shape { batch: n, features: d, hidden, .. } = p.shape;
-    let (w1, _, w2, _) = p.block(index);
+    let [w1, _, w2, _] = p.block(index);
     let (x, h, dy_mat) = (Mat::new(x, n, d), Mat::new(&saved.h, n, hidden), Mat::new(dy, n, d));
     gemm(dy_mat, Mat::new(w2, hidden, d).t(), 0.0, dz);
-    times_derivative(p.phi, dz, saved.z.as_ref().unwrap_or(&saved.h));
+    times_derivative(p.form.activation, dz, saved.z.as_ref().unwrap_or(&saved.h));
     column_sums(dz, to.db1);
     column_sums(dy, to.db2);
     gemm(h.t(), dy_mat, 0.0, to.dw2);
     let dz = Mat::new(dz, n, hidden);
     gemm(x.t(), dz, 0.0, to.dw1);
-    let beta = match p.skip {
+    let beta = match p.form.skip {
         Skip::Identity => {
             to.dx.copy_from_slice(dy);
             1.0

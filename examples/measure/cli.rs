@@ -1,9 +1,10 @@
 //! The command line.
 
+use crate::support::form::Form;
 use crate::support::problem::Shape;
 use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use resblock::{Activation, Skip};
+use resblock::{Activation, BlockForm, Skip};
 
 /// Measures a stack of residual blocks, y = x + phi(x W1 + b1) W2 + b2, and prints a CSV row: best and median time of a call,
 /// operations a second, and the fraction of the CPU's fused multiply-add peak, measured in the same run, that this is.
@@ -24,6 +25,9 @@ pub(crate) struct Args {
     /// Number of blocks
     #[arg(long, default_value_t = 1, value_parser = positive)]
     pub(crate) depth: usize,
+    /// The form of the blocks; gated ones bring their own activation. `--serve` is told it with each request
+    #[arg(long, value_enum, default_value_t = Form::Bare, conflicts_with = "unfused")]
+    pub(crate) form: Form,
     /// Blocks with a skip connection, or without one
     #[arg(long, default_value = "residual", value_parser = PossibleValuesParser::new(["residual", "plain"]).map(skip))]
     pub(crate) block: Skip,
@@ -67,6 +71,11 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn shape(&self) -> Shape {
         Shape::new(self.batch, self.features, self.hidden, self.depth)
+    }
+
+    pub(crate) fn block_form(&self) -> BlockForm {
+        let form = self.form.block(self.features, self.hidden, self.activation);
+        if self.block == Skip::None { BlockForm { skip: Skip::None, ..form } } else { form }
     }
 }
 

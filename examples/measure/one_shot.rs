@@ -2,9 +2,11 @@
 
 use crate::cli::{Args, Mode};
 use crate::support::Runner;
+use crate::support::form::Form;
 use crate::support::problem::{Problem, Shape};
 use crate::timing::{Times, time};
 use crate::{output, serve, threads};
+use clap::ValueEnum;
 use resblock::{Context, Skip, fma_peak, read_bandwidth};
 use std::error::Error;
 use std::time::Duration;
@@ -42,7 +44,7 @@ pub(crate) fn one_shot(args: &Args) -> Result<(), Box<dyn Error>> {
     let shape = args.shape();
     serve::check_size(shape)?;
     let contexts = threads::contexts(&args.threads, args)?;
-    let problem = Problem::random(shape, args.activation, args.block);
+    let problem = Problem::random(shape, args.block_form())?;
     let runners = contexts.iter().map(|ctx| serve::runner(ctx, &problem, args));
     let mut runners = runners.collect::<Result<Vec<_>, _>>()?;
     let is_list = args.threads.len() > 1;
@@ -60,7 +62,7 @@ pub(crate) fn one_shot(args: &Args) -> Result<(), Box<dyn Error>> {
     }
     let first = (measured[0].best, args.threads[0] as f64);
     for ((ctx, &threads), measured) in contexts.iter().zip(&args.threads).zip(&measured) {
-        let mut row = measured.row(ctx, args, threads)?;
+        let mut row = measured.row(ctx, args, &problem, threads)?;
         if is_list {
             let speedup = first.0 / measured.best;
             row.extend([format!("{speedup:.2}"), format!("{:.2}", speedup * first.1 / threads as f64)]);
@@ -100,23 +102,31 @@ impl Measured {
     }
 
     /// The columns of a row.
-    fn row(&self, ctx: &Context, args: &Args, threads: usize) -> Result<Vec<String>, Box<dyn Error>> {
-        let shape @ Shape { batch, features, hidden, depth } = args.shape();
+    fn row(
+        &self,
+        ctx: &Context,
+        args: &Args,
+        problem: &Problem,
+        threads: usize,
+    ) -> Result<Vec<String>, Box<dyn Error>> {
+        let Shape { batch, features, hidden, depth } = args.shape();
         let Self { best, ref medians, peak } = *self;
         let mut medians = medians.clone();
         medians.sort_by(f64::total_cmp);
         let median = medians[medians.len() / 2];
-        let weights = 8.0 * (features * hidden * depth) as f64;
+        let weights = 4.0 * problem.weights() as f64;
         let moved = match args.mode {
             Mode::Forward => weights,
             Mode::Train => 3.0 * weights,
         };
         let stream = read_bandwidth(ctx, moved as usize, Duration::from_millis(50))?;
-        let gflops = shape.flops() * args.mode.factor() / best / 1e3;
-        let block = match (args.unfused, args.block) {
-            (true, _) => "unfused",
-            (false, Skip::Identity) => "residual",
-            (false, _) => "plain",
+        let gflops = problem.flops() * args.mode.factor() / best / 1e3;
+        let form = args.form.to_possible_value().map(|form| form.get_name().to_owned()).unwrap_or_default();
+        let block = match (args.unfused, args.block, args.form) {
+            (true, ..) => "unfused",
+            (false, Skip::None, _) => "plain",
+            (false, _, Form::Bare) => "residual",
+            _ => &form,
         };
         Ok(vec![
             batch.to_string(),
@@ -124,7 +134,7 @@ impl Measured {
             hidden.to_string(),
             depth.to_string(),
             block.into(),
-            args.activation.name().into(),
+            problem.form.activation.name().into(),
             args.mode.name().into(),
             threads.to_string(),
             ctx.isa().to_string(),

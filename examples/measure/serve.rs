@@ -1,24 +1,26 @@
 //! The line protocol of a race: requests on standard input, one answer a line on standard output.
 //!
 //! ```text
-//! bench B d h depth fwd|train relu|gelu secs     R best_us median_us calls    random data
-//! check DIR B d h depth relu|gelu                OK                           numbers from and to files in DIR
+//! bench B d h depth fwd|train relu|gelu secs [FORM]    R best_us median_us calls    random data
+//! check DIR B d h depth relu|gelu [FORM]               OK                           numbers from and to files in DIR
 //! quit
 //! ```
 //!
 //! `E words` is an error, `S words` something that is not supported; neither ends the server. Files hold raw little-endian f32,
-//! layers one after another: X, dY, W1, b1, W2, b2 are read; fY (of an inference) and Y, dX, dW1, db1, dW2, db2 (of a training
-//! step) are written. Weights are (inputs, outputs). `gelu` is the tanh form.
+//! layers one after another: X, dY and the form's parameters (W1, b1, ...) are read; fY (of an inference) and Y, dX, dW1, db1, ... (of a
+//! training step) are written. Weights are (inputs, outputs). `gelu` is the tanh form; without a form a block is bare.
 
 use crate::cli::{Args, Mode, Weights, positive, seconds};
 use crate::support::borrowed::{Borrowed, Orientation};
+use crate::support::form::Form;
 use crate::support::fused::Fused;
 use crate::support::problem::{Problem, Shape};
 use crate::support::unfused::Unfused;
 use crate::support::{Results, Runner};
 use crate::timing::{Times, time};
 use crate::{output, threads};
-use resblock::{Activation, Context, Skip};
+use clap::ValueEnum;
+use resblock::{Activation, Context};
 use std::error::Error;
 use std::io::BufRead;
 use std::path::Path;
@@ -96,8 +98,8 @@ struct Server<'a> {
 
 impl Server<'_> {
     fn bench(&self, words: &[&str]) -> Result<String, Refusal> {
-        let &[b, d, h, depth, mode, act, secs] = words else {
-            return Err(Refusal::Bad("expected: bench B d h depth fwd|train relu|gelu secs".into()));
+        let Some((&[b, d, h, depth, mode, act, secs], form)) = with_form(words)? else {
+            return Err(Refusal::Bad("expected: bench B d h depth fwd|train relu|gelu secs [FORM]".into()));
         };
         let (shape, phi, secs) = (shape([b, d, h, depth])?, activation(act)?, seconds(secs)?);
         let mode = match mode {
@@ -105,7 +107,8 @@ impl Server<'_> {
             "train" => Mode::Train,
             _ => return Err(Refusal::Unsupported(format!("mode {mode:?}"))),
         };
-        let problem = Problem::random(shape, phi, Skip::Identity);
+        let problem = Problem::random(shape, form.block(shape.features, shape.hidden, phi))?;
+        self.supports(form, shape)?;
         let mut runner = runner(&self.ctx, &problem, self.args)?;
         let Times { best, median, count } = time(secs, || match mode {
             Mode::Forward => runner.forward(),
@@ -115,20 +118,36 @@ impl Server<'_> {
     }
 
     fn check(&self, words: &[&str]) -> Result<String, Refusal> {
-        let &[dir, b, d, h, depth, act] = words else {
-            return Err(Refusal::Bad("expected: check DIR B d h depth relu|gelu".into()));
+        let Some((&[dir, b, d, h, depth, act], form)) = with_form(words)? else {
+            return Err(Refusal::Bad("expected: check DIR B d h depth relu|gelu [FORM]".into()));
         };
         let (shape, phi, dir) = (shape([b, d, h, depth])?, activation(act)?, Path::new(dir));
-        let problem = read_problem(dir, shape, phi)?;
+        self.supports(form, shape)?;
+        let form = form.block(shape.features, shape.hidden, phi);
+        let problem: Problem =
+            Problem::new(shape, form, |name, len| read(dir, name, len).map_err(Box::<dyn Error>::from))?;
         let mut runner = runner(&self.ctx, &problem, self.args)?;
         runner.forward()?;
         write(dir, "fY", &runner.results()?.y)?;
         runner.train()?;
-        let Results { y, dx, dw1, db1, dw2, db2 } = runner.results()?;
-        for (name, values) in [("Y", y), ("dX", dx), ("dW1", dw1), ("db1", db1), ("dW2", dw2), ("db2", db2)] {
-            write(dir, name, &values)?;
+        let Results { y, dx, grads } = runner.results()?;
+        write(dir, "Y", &y)?;
+        write(dir, "dX", &dx)?;
+        for (param, grad) in problem.params.iter().zip(&grads) {
+            write(dir, &format!("d{}", param.name), grad)?;
         }
         Ok("OK".into())
+    }
+
+    /// That a form can be run as the arguments say.
+    fn supports(&self, form: Form, shape: Shape) -> Result<(), Refusal> {
+        if self.args.unfused && form != Form::Bare {
+            return Err(Refusal::Unsupported("--unfused knows the bare block alone".into()));
+        }
+        if form == Form::Shortcut && shape.depth > 1 {
+            return Err(Refusal::Unsupported("a block that changes the width, more than once".into()));
+        }
+        Ok(())
     }
 }
 
@@ -165,19 +184,17 @@ fn activation(word: &str) -> Result<Activation, Refusal> {
     }
 }
 
-fn read_problem(dir: &Path, shape: Shape, phi: Activation) -> Result<Problem, String> {
-    let Shape { batch, features: d, hidden: h, depth } = shape;
-    Ok(Problem {
-        shape,
-        phi,
-        skip: Skip::Identity,
-        x: read(dir, "X", batch * d)?,
-        dy: read(dir, "dY", batch * d)?,
-        w1: read(dir, "W1", depth * d * h)?,
-        b1: read(dir, "b1", depth * h)?,
-        w2: read(dir, "W2", depth * h * d)?,
-        b2: read(dir, "b2", depth * d)?,
-    })
+/// A request of `N` words, and the form that may follow.
+fn with_form<'w, 'a, const N: usize>(words: &'w [&'a str]) -> Result<Option<(&'w [&'a str; N], Form)>, Refusal> {
+    let Some((request, rest)) = words.split_first_chunk() else { return Ok(None) };
+    match rest {
+        [] => Ok(Some((request, Form::Bare))),
+        [form] => match Form::from_str(form, false) {
+            Ok(form) => Ok(Some((request, form))),
+            Err(_) => Err(Refusal::Unsupported(format!("form {form:?}"))),
+        },
+        _ => Ok(None),
+    }
 }
 
 fn read(dir: &Path, name: &str, len: usize) -> Result<Vec<f32>, String> {

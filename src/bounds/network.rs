@@ -2,7 +2,7 @@
 
 use super::activation::{largest_curvature, largest_slope, largest_value, slope_accuracy, value_accuracy};
 use super::{UNIT, chain, rounding, sum};
-use crate::program::form::Form;
+use crate::program::form::{Form, Skip};
 use crate::weights::Affine;
 use crate::{Activation, Layer};
 
@@ -219,7 +219,13 @@ pub struct NetworkBounds {
 ///
 /// Sizes and errors grow from stage to stage by ‖W‖ max|φ'|, as if all terms had one sign: for deep networks a worst case that no data
 /// come near. [`super::Running`] is much sharper there.
-pub fn network<L: Layer>(layer: &L, rows: usize, x: f64, dy: f64) -> NetworkBounds {
+///
+/// None if there are blocks with norms, gates or scales: a norm divides by what may be as small as √ε.
+pub fn network<L: Layer>(layer: &L, rows: usize, x: f64, dy: f64) -> Option<NetworkBounds> {
+    if layer.program().forms().any(|form| matches!(form, Form::Block(form) if !form.is_bare())) {
+        return None;
+    }
+
     let mut entering = Numbers::exact(x);
     let mut passed = Vec::new();
     let mut affines = (0..).map_while(|i| layer.affine(i)).map(Map::of);
@@ -231,7 +237,7 @@ pub fn network<L: Layer>(layer: &L, rows: usize, x: f64, dy: f64) -> NetworkBoun
             Form::Linear(form) => (None, linear(first, form.phi, x, form.skip.then_some(x))),
             Form::Block(form) => {
                 let Some(second) = affines.next() else { break };
-                (Some(second), block(first, second, form.phi, form.skip, x))
+                (Some(second), block(first, second, form.activation, form.skip == Skip::Identity, x))
             }
         };
         entering = out.y;
@@ -242,12 +248,12 @@ pub fn network<L: Layer>(layer: &L, rows: usize, x: f64, dy: f64) -> NetworkBoun
         let below = match (form, second) {
             (Form::Linear(form), _) => linear_backward(rows, first, form.phi, (x, out.z), dx, form.skip),
             (Form::Block(form), Some(second)) => {
-                block_backward(rows, (first, second), form.phi, form.skip, (x, out), dx)
+                block_backward(rows, (first, second), form.activation, form.skip == Skip::Identity, (x, out), dx)
             }
             (Form::Block(_), None) => break,
         };
         dx = below.dx;
         maps.splice(0..0, below.maps);
     }
-    NetworkBounds { outputs: passed.iter().map(|(.., out)| out.y).collect(), dx, maps }
+    Some(NetworkBounds { outputs: passed.iter().map(|(.., out)| out.y).collect(), dx, maps })
 }

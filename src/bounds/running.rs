@@ -109,6 +109,26 @@ impl Real for Running {
         self.fma(a, Self::ZERO)
     }
 
+    fn sub(self, a: Self) -> Self {
+        self.add(a.neg())
+    }
+
+    fn div(self, a: Self) -> Self {
+        self / a
+    }
+
+    fn neg(self) -> Self {
+        Self { value: -self.value, error: self.error }
+    }
+
+    fn sqrt(self) -> Self {
+        Running::sqrt(self)
+    }
+
+    fn number(x: f32) -> Self {
+        Self::from(x)
+    }
+
     fn activate(self, phi: Activation) -> Self {
         if phi == Activation::Identity {
             return self;

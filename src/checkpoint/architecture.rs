@@ -6,7 +6,7 @@
 use crate::Activation;
 use crate::layers::Layer;
 use crate::params::name::Place;
-use crate::program::form::Form;
+use crate::program::form::{BlockForm, BranchScale, Form, Norm, Skip};
 use std::collections::HashMap;
 
 /// Its name among the strings of a file.
@@ -15,15 +15,47 @@ pub(super) const ARCHITECTURE: &str = "resblock.architecture";
 /// Each affine map of `layer`, and what is done with what comes out of it.
 pub(super) fn of<L: Layer>(layer: &L) -> impl Iterator<Item = (Place, String)> {
     let forms = layer.program().forms().flat_map(|form| match form {
-        Form::Linear(form) => vec![then(form.phi, form.skip)],
-        Form::Block(form) => vec![then(form.phi, false), then(Activation::Identity, form.skip)],
+        Form::Linear(form) => vec![act(form.phi) + if form.skip { " + x" } else { "" }],
+        Form::Block(form) => block(&form),
     });
     forms.enumerate().map(|(i, then)| (layer.affine_name(i), then))
 }
 
-fn then(phi: Activation, skip: bool) -> String {
+/// What the maps of a block are between, in the order of its program. What is before the first is said there, what is after the sum
+/// at the second.
+fn block(form: &BlockForm) -> Vec<String> {
+    let of = |norm: Option<Norm>, and: &str| norm.map(|norm| format!("{}{and}", norm.formula())).unwrap_or_default();
+    let before = match (of(form.pre_norm, " "), form.pre_activation) {
+        (norm, Activation::Identity) => norm,
+        (norm, phi) => format!("{norm}{} ", act(phi)),
+    };
+    let first = if before.is_empty() { String::new() } else { format!("after {before}| ") };
+    let first = first + &of(form.inner_norm, " ") + &act(form.activation) + if form.gated { " gate" } else { "" };
+    let scale = match form.branch_scale {
+        BranchScale::Constant(1.0) => String::new(),
+        BranchScale::Constant(c) => format!(" * {c}"),
+        BranchScale::Scalar(_) | BranchScale::Vector(_) => " * scale".into(),
+    };
+    let factor = if form.skip_scale == 1.0 { String::new() } else { format!("{} ", form.skip_scale) };
+    let skip = match form.skip {
+        Skip::None => String::new(),
+        Skip::Identity => format!(" + {factor}x"),
+        Skip::Projection => format!(" + {factor}shortcut"),
+    };
+    let after = match form.post_activation {
+        Activation::Identity => form.post_norm.map(|norm| format!(" | {}", norm.formula())).unwrap_or_default(),
+        phi => format!(" | {}", act(phi)),
+    };
+    let identity = || act(Activation::Identity);
+    let third = form.gated.then(identity);
+    let shortcut = (form.skip == Skip::Projection).then(identity);
+    let all = [Some(first), third, Some(identity() + &scale + &skip + &after), shortcut];
+    all.into_iter().flatten().collect()
+}
+
+fn act(phi: Activation) -> String {
     let slope = if let Activation::LeakyRelu(slope) = phi { format!("({slope})") } else { String::new() };
-    format!("{}{slope}{}", phi.name(), if skip { " + x" } else { "" })
+    format!("{}{slope}", phi.name())
 }
 
 pub(super) fn text<L: Layer>(layer: &L) -> String {

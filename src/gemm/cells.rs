@@ -1,6 +1,6 @@
 //! Cells: where tiles are written to and read from, in panels or in the caller's row-major matrix alike.
 
-use super::lanes::{load_row, store_row};
+use super::lanes::{load_cells, load_row, store_cells, store_row};
 use super::panels::{PANEL, PanelMut, PanelRef};
 use super::prefetch::Ahead;
 use crate::mat::{Rows, RowsMut};
@@ -115,6 +115,22 @@ impl<'a> In<'a> {
         unsafe { std::slice::from_raw_parts(start, len) }
     }
 
+    /// Row `i` of panel `p`; lanes past the last column are 0.
+    #[inline(always)]
+    pub(crate) fn row<S: Simd>(&self, s: S, i: usize, p: usize) -> S::Row {
+        match self.window::<1, 1>(i, p) {
+            Some(window) => window.load(s, 0, 0),
+            None => load_cells(s, self.at(i, p)),
+        }
+    }
+
+    /// A row that all rows of a matrix share: its panels follow each other.
+    pub(crate) fn repeated(line: &'a [f32], rows: usize, cols: usize) -> Self {
+        assert!(cols <= line.len(), "a row of so many columns");
+        let cells = Cells { start: line.as_ptr().cast_mut(), row: 0, panel: PANEL, rows, cols };
+        Self { cells, borrow: PhantomData }
+    }
+
     /// The window at row `i`, panel `p`, to read; None unless all its panels are whole.
     #[inline(always)]
     pub(crate) fn window<const MR: usize, const NP: usize>(self, i: usize, p: usize) -> Option<Window<'a, MR, NP>> {
@@ -157,6 +173,21 @@ impl Out<'_> {
         let (start, len) = self.cells.span(i, p);
         // SAFETY: as in `In::at`, and `self` is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(start, len) }
+    }
+
+    /// Row `i` of panel `p`; lanes past the last column are 0.
+    #[inline(always)]
+    pub(crate) fn row<S: Simd>(&self, s: S, i: usize, p: usize) -> S::Row {
+        self.as_in().row(s, i, p)
+    }
+
+    /// Writes row `i` of panel `p`, as many columns as it has.
+    #[inline(always)]
+    pub(crate) fn set_row<S: Simd>(&mut self, s: S, i: usize, p: usize, row: S::Row) {
+        match self.window_mut::<1, 1>(i, p) {
+            Some(mut window) => window.store(s, 0, 0, row),
+            None => store_cells(s, self.at(i, p), row),
+        }
     }
 
     /// The window at row `i`, panel `p`, to read and write; None unless all its panels are whole.

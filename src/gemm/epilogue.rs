@@ -7,16 +7,16 @@
 
 use super::cells::{In, Out};
 use super::lanes::{load_cells, store_cells};
-use super::panels::{PANEL, PanelMut, PanelRef, panels};
+use super::panels::{PANEL, PanelRef, panels};
 use crate::Activation;
 use crate::activation::{self, Act, with_act};
 
 use crate::simd::{Isa, Kernel, Simd};
 use std::marker::PhantomData;
 
-/// One thing that is done to finished chains, one rounding an operation.
+/// One thing that is done to finished chains, one rounding an operation: with values `V`, and rows `R` that all rows share.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Post<V> {
+pub(crate) enum Post<V, R = V> {
     /// acc = phi(acc).
     Act(Activation),
     /// acc = acc * v.
@@ -25,27 +25,84 @@ pub(crate) enum Post<V> {
     Mask(V),
     /// acc = acc + v.
     Add(V),
+    /// acc = acc * s.
+    Scale(Scale<R>),
+    /// acc = fma(s, acc, v).
+    ScaleAdd(Scale<R>, V),
+    /// acc = fma(c, v, acc).
+    AddScaled(f32, V),
+}
+
+/// A factor of all rows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Scale<R> {
+    /// One number.
+    Number(f32),
+    /// A row of them.
+    Row(R),
+}
+
+impl<V, R> Post<V, R> {
+    /// The same with other operands; None if one has none.
+    #[inline]
+    pub(crate) fn map<T, U>(
+        self,
+        value: impl FnOnce(V) -> Option<T>,
+        row: impl FnOnce(R) -> Option<Scale<U>>,
+    ) -> Option<Post<T, U>> {
+        Some(match self {
+            Post::Act(phi) => Post::Act(phi),
+            Post::Times(v) => Post::Times(value(v)?),
+            Post::Mask(v) => Post::Mask(value(v)?),
+            Post::Add(v) => Post::Add(value(v)?),
+            Post::Scale(scale) => Post::Scale(scale.map(row)?),
+            Post::ScaleAdd(scale, v) => Post::ScaleAdd(scale.map(row)?, value(v)?),
+            Post::AddScaled(c, v) => Post::AddScaled(c, value(v)?),
+        })
+    }
 }
 
 impl<V> Post<V> {
-    /// The same with another operand; None if it has none.
+    /// As [`Post::map`], one function for values and rows.
+    pub(crate) fn each<T>(self, mut f: impl FnMut(V) -> Option<T>) -> Option<Post<T>> {
+        Some(match self {
+            Post::Scale(Scale::Row(row)) => Post::Scale(Scale::Row(f(row)?)),
+            Post::ScaleAdd(Scale::Row(row), v) => Post::ScaleAdd(Scale::Row(f(row)?), f(v)?),
+            other => return other.map(f, |_| None),
+        })
+    }
+}
+
+impl<R> Scale<R> {
     #[inline]
-    pub(crate) fn map<T>(self, f: impl FnOnce(V) -> Option<T>) -> Option<Post<T>> {
+    fn map<U>(self, row: impl FnOnce(R) -> Option<Scale<U>>) -> Option<Scale<U>> {
         match self {
-            Post::Act(phi) => Some(Post::Act(phi)),
-            Post::Times(v) => f(v).map(Post::Times),
-            Post::Mask(v) => f(v).map(Post::Mask),
-            Post::Add(v) => f(v).map(Post::Add),
+            Scale::Number(c) => Some(Scale::Number(c)),
+            Scale::Row(v) => row(v),
         }
     }
+}
+
+/// What a tile does, with the cells that it reads and parameters from the first of its columns on.
+pub(crate) type TilePost<'a> = Post<In<'a>, &'a [f32]>;
+
+/// A second result of a tile.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Aux<V> {
+    /// phi'(z), where the list has an activation: it shares most of its arithmetic with phi.
+    Slope,
+    /// The finished chains as they were.
+    Chains,
+    /// The finished chains times v.
+    Product(V),
 }
 
 /// What becomes of the finished chains of a GEMM, in this order, and where the result goes.
 pub(crate) struct Epilogue<'a> {
     pub(crate) out: Out<'a>,
-    /// Where phi'(acc) goes, which shares most of its arithmetic with phi. Only beside a list that begins with an activation.
-    pub(crate) slope: Option<Out<'a>>,
-    pub(crate) posts: &'a [Post<In<'a>>],
+    pub(crate) posts: &'a [TilePost<'a>],
+    /// A second result, and where it goes.
+    pub(crate) aux: Option<(Aux<In<'a>>, Out<'a>)>,
 }
 
 /// An [`Epilogue`] as kernels take it: an operation compiled into the tile, and a loop after it.
@@ -82,29 +139,31 @@ pub(crate) trait WithFinish {
 impl<'a> Epilogue<'a> {
     /// out = acc.
     pub(crate) fn store(out: Out<'a>) -> Self {
-        Self { out, slope: None, posts: &[] }
+        Self { out, posts: &[], aux: None }
     }
 
     /// Chooses the compiled operation and goes on with it: short lists that fit the registers of a tile have one of their own, all
     /// others are applied one by one to the tile in L1.
     pub(crate) fn compile(self, then: impl WithFinish) {
-        let Self { out, slope, posts } = self;
-        match (posts, slope) {
+        let Self { out, posts, aux } = self;
+        match (posts, aux) {
             ([], None) => then.with(&mut Finish::<Store>::new(out, None, After::NOTHING)),
             (&[Post::Add(v)], None) => then.with(&mut Finish::<AddSkip>::new(out, Some(v), After::NOTHING)),
             ([Post::Act(Activation::Relu)], None) => then.with(&mut Finish::<Relu>::new(out, None, After::NOTHING)),
             (&[Post::Mask(v)], None) => then.with(&mut Finish::<ReluMask>::new(out, Some(v), After::NOTHING)),
             (&[Post::Times(v)], None) => then.with(&mut Finish::<Times>::new(out, Some(v), After::NOTHING)),
-            // Chains wait, and z is stored, where the slope will be: that of a hidden value is in panels, the result perhaps not.
-            (_, Some(slope)) => then.with(&mut Finish::<Store>::new(slope, None, After { posts, to: Some(out) })),
-            (_, None) => then.with(&mut Finish::<Store>::new(out, None, After { posts, to: None })),
+            // Chains wait where the second result will be: that is in panels, the first perhaps not.
+            (_, Some((aux, place))) => {
+                then.with(&mut Finish::<Store>::new(place, None, After { posts, beside: Some((aux, out)) }));
+            }
+            (_, None) => then.with(&mut Finish::<Store>::new(out, None, After { posts, beside: None })),
         }
     }
 
     /// Whether [`Epilogue::compile`] has an operation of its own for a list: for explanations.
-    pub(crate) fn in_registers<V>(posts: &[Post<V>], slope: bool) -> bool {
+    pub(crate) fn in_registers<V, R>(posts: &[Post<V, R>], aux: bool) -> bool {
         let short = matches!(posts, [] | [Post::Add(_) | Post::Mask(_) | Post::Times(_) | Post::Act(Activation::Relu)]);
-        short && !slope
+        short && !aux
     }
 }
 
@@ -181,13 +240,17 @@ impl Op for Times {
 
 /// What is done to a tile once it is stored, while it is in L1.
 struct After<'a> {
-    posts: &'a [Post<In<'a>>],
-    /// Where the result goes, if the tile itself becomes the slope.
-    to: Option<Out<'a>>,
+    posts: &'a [TilePost<'a>],
+    /// What the tile itself becomes, and where the result goes then.
+    beside: Option<(Aux<In<'a>>, Out<'a>)>,
 }
 
 impl After<'_> {
-    const NOTHING: Self = Self { posts: &[], to: None };
+    const NOTHING: Self = Self { posts: &[], beside: None };
+
+    fn is_nothing(&self) -> bool {
+        self.posts.is_empty() && self.beside.is_none()
+    }
 }
 
 /// Part of a matrix: some rows of some panels.
@@ -246,7 +309,7 @@ impl<'a, O: Op> Finish<'a, O> {
         } else {
             self.edge::<S, MR, NP>(s, acc);
         }
-        if !self.target.after.posts.is_empty() {
+        if !self.target.after.is_nothing() {
             s.call(AfterTile { target: &mut self.target });
         }
     }
@@ -295,104 +358,143 @@ impl Kernel for AfterTile<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Target { out, after: After { posts, to }, range, .. } = self.target;
-        let (out, posts) = match (to, *posts) {
-            (Some(to), [Post::Act(phi), posts @ ..]) => {
-                with_act!(*phi, act => both(s, to, out, *range, act));
-                (to, posts)
+        let Target { out: tile, after: After { posts, beside }, range, .. } = self.target;
+        let range = *range;
+        let Some((aux, out)) = beside else { return apply(s, tile, posts, range) };
+        match *aux {
+            Aux::Slope => {
+                let at = posts.iter().position(|post| matches!(post, Post::Act(_))).unwrap_or(posts.len());
+                let (before, from) = posts.split_at(at);
+                apply(s, tile, before, range);
+                if let [Post::Act(phi), after @ ..] = from {
+                    with_act!(*phi, act => both(s, out, tile, range, act));
+                    apply(s, out, after, range);
+                }
             }
-            (_, posts) => (out, posts),
-        };
-        for post in posts {
-            match *post {
-                Post::Act(phi) => with_act!(phi, act => map(s, out, None, *range, Value(act))),
-                Post::Times(v) => map(s, out, Some(v), *range, Mul),
-                Post::Mask(v) => map(s, out, Some(v), *range, MulMask),
-                Post::Add(v) => map(s, out, Some(v), *range, Add),
+            Aux::Chains => {
+                map(s, out, [Some(tile.as_in()), None], range, Second);
+                apply(s, out, posts, range);
+            }
+            Aux::Product(v) => {
+                map(s, out, [Some(tile.as_in()), None], range, Second);
+                apply(s, out, posts, range);
+                map(s, tile, [Some(v), None], range, Mul);
             }
         }
     }
 }
 
-/// A function of two vectors. Not a closure: that would not be sure to be inlined, and code that is not inlined into a function of
-/// its instruction set is a call for each operation.
+/// Does a list of things to a range.
+#[inline(always)]
+fn apply<S: Simd>(s: S, out: &mut Out<'_>, posts: &[TilePost<'_>], range: Range) {
+    let row = |row, out: &Out<'_>| Some(In::repeated(row, range.row + range.rows, out.cols()));
+    for post in posts {
+        match *post {
+            Post::Act(phi) => with_act!(phi, act => map(s, out, [None; 2], range, Value(act))),
+            Post::Times(v) => map(s, out, [Some(v), None], range, Mul),
+            Post::Mask(v) => map(s, out, [Some(v), None], range, MulMask),
+            Post::Add(v) => map(s, out, [Some(v), None], range, Add),
+            Post::Scale(Scale::Number(c)) => map(s, out, [None; 2], range, MulBy(c)),
+            Post::Scale(Scale::Row(scale)) => map(s, out, [row(scale, out), None], range, Mul),
+            Post::ScaleAdd(Scale::Number(c), v) => map(s, out, [Some(v), None], range, MulByAdd(c)),
+            Post::ScaleAdd(Scale::Row(scale), v) => map(s, out, [Some(v), row(scale, out)], range, MulAdd),
+            Post::AddScaled(c, v) => map(s, out, [Some(v), None], range, AddTimes(c)),
+        }
+    }
+}
+
+/// A function of up to three vectors, and of how many. Not a closure: that would not be sure to be inlined, and code that is not inlined
+/// into a function of its instruction set is a call for each operation.
 trait Each: Copy {
-    fn each<S: Simd>(self, s: S, a: S::V, b: S::V) -> S::V;
+    const OPERANDS: usize;
+    fn each<S: Simd>(self, s: S, a: S::V, b: S::V, c: S::V) -> S::V;
+}
+
+/// Functions as types: what each is of, and what it is.
+macro_rules! each {
+    ($($(#[$doc:meta])* $name:ident $(($field:ty))? of $operands:literal: |$f:ident, $s:ident, $a:ident, $b:ident, $c:ident| $body:expr;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        struct $name $(($field))?;
+        impl Each for $name {
+            const OPERANDS: usize = $operands;
+            #[inline(always)]
+            fn each<S: Simd>(self, $s: S, $a: S::V, $b: S::V, $c: S::V) -> S::V {
+                let $f = self;
+                $body
+            }
+        }
+    )*};
+}
+
+each! {
+    /// b
+    Second of 2: |_f, _s, _a, b, _c| b;
+    /// a b
+    Mul of 2: |_f, s, a, b, _c| s.mul(a, b);
+    /// a if b > 0, a * 0 elsewhere
+    MulMask of 2: |_f, s, a, b, _c| s.mul(a, activation::Relu.grad(s, b));
+    /// a + b
+    Add of 2: |_f, s, a, b, _c| s.add(a, b);
+    /// a times a number
+    MulBy(f32) of 1: |f, s, a, _b, _c| s.mul(a, s.splat(f.0));
+    /// fma(number, a, b)
+    MulByAdd(f32) of 2: |f, s, a, b, _c| s.fma(a, s.splat(f.0), b);
+    /// fma(number, b, a)
+    AddTimes(f32) of 2: |f, s, a, b, _c| s.fma(b, s.splat(f.0), a);
+    /// fma(c, a, b)
+    MulAdd of 3: |_f, s, a, b, c| s.fma(a, c, b);
 }
 
 /// phi(a)
 #[derive(Clone, Copy)]
 struct Value<A>(A);
 impl<A: Act> Each for Value<A> {
+    const OPERANDS: usize = 1;
     #[inline(always)]
-    fn each<S: Simd>(self, s: S, a: S::V, _: S::V) -> S::V {
+    fn each<S: Simd>(self, s: S, a: S::V, _: S::V, _: S::V) -> S::V {
         self.0.value(s, a)
     }
 }
 
-/// a b
-#[derive(Clone, Copy)]
-struct Mul;
-impl Each for Mul {
-    #[inline(always)]
-    fn each<S: Simd>(self, s: S, a: S::V, b: S::V) -> S::V {
-        s.mul(a, b)
-    }
-}
-
-/// a if b > 0, a * 0 elsewhere
-#[derive(Clone, Copy)]
-struct MulMask;
-impl Each for MulMask {
-    #[inline(always)]
-    fn each<S: Simd>(self, s: S, a: S::V, b: S::V) -> S::V {
-        s.mul(a, activation::Relu.grad(s, b))
-    }
-}
-
-/// a + b
-#[derive(Clone, Copy)]
-struct Add;
-impl Each for Add {
-    #[inline(always)]
-    fn each<S: Simd>(self, s: S, a: S::V, b: S::V) -> S::V {
-        s.add(a, b)
-    }
-}
-
-/// to = f(to, from), elementwise on a range; without `from`, its value is anything.
+/// to = f(to, from...), elementwise on a range.
 #[inline(always)]
-fn map<S: Simd>(s: S, to: &mut Out<'_>, from: Option<In<'_>>, range: Range, f: impl Each) {
+fn map<S: Simd, F: Each>(s: S, to: &mut Out<'_>, from: [Option<In<'_>>; 2], range: Range, f: F) {
     let Range { row, rows, panel, panels } = range;
+    let operands = || from.into_iter().take(F::OPERANDS - 1);
     for p in panel..panel + panels {
         // In panels, the rows of a tile are one piece of memory.
         if const { PANEL.is_multiple_of(S::LANES) }
             && let Some(to) = to.rows_mut(row, rows, p)
         {
-            match from.map(|from| from.rows(row, rows, p)) {
-                None => {
+            let mut pieces = operands().map(|from| from.and_then(|from| from.rows(row, rows, p)));
+            match (F::OPERANDS, pieces.next().flatten(), pieces.next().flatten()) {
+                (1, ..) => {
                     for to in to.chunks_exact_mut(S::LANES) {
                         let v = s.load(to);
-                        s.store(to, f.each(s, v, v));
+                        s.store(to, f.each(s, v, v, v));
                     }
                     continue;
                 }
-                Some(Some(from)) => {
+                (2, Some(from), _) => {
                     for (to, from) in to.chunks_exact_mut(S::LANES).zip(from.chunks_exact(S::LANES)) {
-                        s.store(to, f.each(s, s.load(to), s.load(from)));
+                        let b = s.load(from);
+                        s.store(to, f.each(s, s.load(to), b, b));
                     }
                     continue;
                 }
-                Some(None) => {}
+                _ => {}
             }
         }
         for i in row..row + rows {
-            let mut a = load_cells(s, to.at(i, p));
-            let b = from.map_or(a, |from| load_cells(s, from.at(i, p)));
+            let mut a = to.row(s, i, p);
+            let mut operands = operands().map(|from| from.map_or(a, |from| from.row(s, i, p)));
+            let b = operands.next().unwrap_or(a);
+            let c = operands.next().unwrap_or(a);
             for v in 0..const { PANEL.div_ceil(S::LANES) } {
-                a.as_mut()[v] = f.each(s, a.as_ref()[v], b.as_ref()[v]);
+                a.as_mut()[v] = f.each(s, a.as_ref()[v], b.as_ref()[v], c.as_ref()[v]);
             }
-            store_cells(s, to.at(i, p), a);
+            to.set_row(s, i, p, a);
         }
     }
 }
@@ -413,35 +515,53 @@ fn both<S: Simd>(s: S, to: &mut Out<'_>, z: &mut Out<'_>, range: Range, act: imp
             continue;
         }
         for i in row..row + rows {
-            let (mut value, mut grad) = (load_cells(s, z.at(i, p)), load_cells(s, z.at(i, p)));
+            let (mut value, mut grad) = (z.row(s, i, p), z.row(s, i, p));
             for v in 0..const { PANEL.div_ceil(S::LANES) } {
                 value.as_mut()[v] = act.value(s, value.as_ref()[v]);
                 grad.as_mut()[v] = act.grad(s, grad.as_ref()[v]);
             }
-            store_cells(s, to.at(i, p), value);
-            store_cells(s, z.at(i, p), grad);
+            to.set_row(s, i, p, value);
+            z.set_row(s, i, p, grad);
         }
     }
 }
 
-/// out = a * b over whole panels.
-pub(crate) fn times(isa: Isa, a: PanelRef<'_>, b: PanelRef<'_>, out: PanelMut<'_>) {
-    let range = Range { row: 0, rows: a.rows(), panel: 0, panels: panels(a.cols()) };
-    let out = out.into_data();
-    out.copy_from_slice(a.data());
-    isa.run(ScalePanels { to: PanelMut::new(out, a.rows(), a.cols()).into(), by: b.into(), range });
+/// What posts do, on a matrix that no GEMM made just now: out = posts(a), and what is beside it.
+pub(crate) fn each(isa: Isa, a: PanelRef<'_>, epilogue: Epilogue<'_>) {
+    assert_eq!(epilogue.out.cols(), a.cols(), "output columns");
+    let Epilogue { out, posts, aux } = epilogue;
+    let (out, beside) = match aux {
+        Some((aux, place)) => (place, Some((aux, out))),
+        None => (out, None),
+    };
+    let range = Range { row: 0, rows: 0, panel: 0, panels: 1 };
+    isa.run(EachPanel {
+        a: a.into(),
+        rows: a.rows(),
+        target: Target { out, aux: None, after: After { posts, beside }, range },
+    });
 }
 
-struct ScalePanels<'a> {
-    to: Out<'a>,
-    by: In<'a>,
-    range: Range,
+struct EachPanel<'a> {
+    a: In<'a>,
+    rows: usize,
+    target: Target<'a>,
 }
 
-impl Kernel for ScalePanels<'_> {
+impl Kernel for EachPanel<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        map(s, &mut self.to, Some(self.by), self.range, Mul);
+        /// Rows of a panel at a time: a KiB, which stays in L1 from one post to the next.
+        const ROWS: usize = 16;
+        for panel in 0..panels(self.a.cols()) {
+            for row in (0..self.rows).step_by(ROWS) {
+                self.target.range = Range { row, rows: ROWS.min(self.rows - row), panel, panels: 1 };
+                map(s, &mut self.target.out, [Some(self.a), None], self.target.range, Second);
+                if !self.target.after.is_nothing() {
+                    s.call(AfterTile { target: &mut self.target });
+                }
+            }
+        }
     }
 }

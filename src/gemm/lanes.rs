@@ -55,3 +55,31 @@ pub(crate) unsafe fn store_row<S: Simd>(s: S, dst: *mut f32, row: S::Row) {
         s.store(cells, row.as_ref()[v]);
     }
 }
+
+/// Operations on the 16 columns of a panel's row, vector by vector. Functions, not closures: those are not sure to be inlined.
+macro_rules! rows {
+    ($($(#[$doc:meta])* $name:ident($($v:ident),*) = $op:ident;)*) => {$(
+        $(#[$doc])*
+        #[inline(always)]
+        pub(crate) fn $name<S: Simd>(s: S, $($v: S::Row),*) -> S::Row {
+            let mut out = s.row(s.splat(0.0));
+            for v in 0..const { PANEL.div_ceil(S::LANES) } {
+                out.as_mut()[v] = s.$op($($v.as_ref()[v]),*);
+            }
+            out
+        }
+    )*};
+}
+
+rows! {
+    /// a + b
+    add_rows(a, b) = add;
+    /// a - b
+    sub_rows(a, b) = sub;
+    /// a b
+    mul_rows(a, b) = mul;
+    /// a b + c, rounded once
+    fma_rows(a, b, c) = fma;
+    /// c - a b, rounded once
+    fnma_rows(a, b, c) = fnma;
+}

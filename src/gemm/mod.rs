@@ -15,6 +15,7 @@ pub(crate) mod factor;
 mod lanes;
 pub(crate) mod macro_kernel;
 mod micro;
+pub(crate) mod norm;
 mod outer;
 pub(crate) mod pack;
 pub(crate) mod panel_mat;

@@ -115,13 +115,6 @@ impl<'a> PanelMut<'a> {
         PanelRef { data: self.data, rows: self.rows, cols: self.cols }
     }
 
-    /// Columns `first * 16 ..`, `count` panels of them, clamped to the matrix.
-    pub(crate) fn panel_range(&mut self, first: usize, count: usize) -> PanelMut<'_> {
-        let cols = self.cols.saturating_sub(first * PANEL).min(count * PANEL);
-        let stride = self.rows * PANEL;
-        PanelMut { data: &mut self.data[first * stride..(first + panels(cols)) * stride], rows: self.rows, cols }
-    }
-
     pub(crate) fn reborrow(&mut self) -> PanelMut<'_> {
         PanelMut { data: self.data, ..*self }
     }

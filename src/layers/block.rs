@@ -1,54 +1,108 @@
-//! y = x + phi(x W1ᵀ + b1) W2ᵀ + b2, and the same without x.
+//! Residual blocks of two weight layers, in any of the forms of [`BlockForm`].
 
 use super::init::Init;
 use super::{Compiled, Layer};
 use crate::Activation;
-use crate::error::{Error, expect_shape};
-use crate::params::name::{Part, Place};
-use crate::params::tensor::TensorMut;
+use crate::error::{Error, expect_len, expect_shape};
+use crate::params::name::{Part, Place, Role, Within};
+use crate::params::tensor::{TensorMut, TensorRef};
 use crate::parts::compile_one;
 use crate::program::Program;
-use crate::program::form::{self, Form};
-use crate::weights::Affine;
+use crate::program::form::{BlockForm, BranchScale, Form, Skip};
+use crate::weights::{Affine, Vector};
 use std::sync::Arc;
 
-/// Whether a layer adds its input to its output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Skip {
-    /// y = x + G(x): residual.
-    Identity,
-    /// y = G(x): plain (vanilla).
-    None,
-}
-
-/// Two weight layers with an activation between them: y = x + G(x) or y = G(x), G(x) = phi(x W1ᵀ + b1) W2ᵀ + b2.
-/// x, y: `n x d`, W1: (h, d), W2: (d, h). The hidden activations stay in cache between the two.
+/// Two weight layers with an activation between them: y = x + G(x) or y = G(x), G(x) = phi(x W1ᵀ + b1) W2ᵀ + b2, and all that
+/// [`BlockForm`] has beside them. x, y: `n x d`, W1: (h, d), W2: (d, h). The hidden activations stay in cache between the two.
 #[derive(Debug, Clone)]
 pub struct Block {
-    first: Affine,
-    second: Affine,
-    phi: Activation,
-    skip: Skip,
+    form: BlockForm,
+    /// W1, W3, W2, Ws, as far as the form has them.
+    affines: Vec<Affine>,
+    /// Gains and shifts of the norms before the branch and inside, the scale, those of the norm after the skip.
+    vectors: Vec<Vector>,
     program: Arc<Program>,
 }
 
+/// The affine maps of a form, in the order of its program: part, inputs, outputs, factor on initial weights.
+fn maps(form: &BlockForm) -> impl Iterator<Item = (Part, usize, usize, f32)> + use<> {
+    let BlockForm { inputs: d, hidden: h, outputs: m, gated, skip, init_scales: [s1, s2], .. } = *form;
+    let third = gated.then_some((Part::Third, d, h, s1));
+    let shortcut = (skip == Skip::Projection).then_some((Part::Shortcut, d, m, 1.0));
+    [Some((Part::First, d, h, s1)), third, Some((Part::Second, h, m, s2)), shortcut].into_iter().flatten()
+}
+
+/// The vectors of a form, in the order of its program: part, role, length, initial value.
+fn vectors(form: &BlockForm) -> impl Iterator<Item = (Part, Role, usize, f32)> + use<> {
+    let BlockForm { inputs: d, hidden: h, outputs: m, pre_norm, inner_norm, post_norm, branch_scale, .. } = *form;
+    let norm = |part, norm: Option<crate::Norm>, width| {
+        let gain = norm.filter(|norm| norm.gain).map(|_| (part, Role::Gain, width, 1.0));
+        [gain, norm.filter(|norm| norm.shift).map(|_| (part, Role::Shift, width, 0.0))]
+    };
+    let scale = match branch_scale {
+        BranchScale::Constant(_) => None,
+        BranchScale::Scalar(from) => Some((Part::Branch, Role::Scale, 1, from)),
+        BranchScale::Vector(from) => Some((Part::Branch, Role::Scale, m, from)),
+    };
+    let before = norm(Part::PreNorm, pre_norm, d).into_iter().chain(norm(Part::InnerNorm, inner_norm, h));
+    before.chain([scale]).chain(norm(Part::PostNorm, post_norm, m)).flatten()
+}
+
 impl Block {
-    /// From parameters.
+    /// From parameters: y = x + G(x), or without x.
     ///
     /// # Errors
-    /// [`Error::Shape`] if W2 is not (d, h) where W1 is (h, d).
+    /// [`Error::Shape`] if W2 is not (d, h) where W1 is (h, d); [`Error::Length`] if the skip is a projection, which has weights of its own
+    /// ([`Block::from_parts`]).
     pub fn new(first: Affine, second: Affine, phi: Activation, skip: Skip) -> Result<Self, Error> {
         let expected = (first.inputs(), first.outputs());
         expect_shape("second weights", expected, (second.outputs(), second.inputs()))?;
-        let form = form::Block {
-            inputs: first.inputs(),
-            hidden: first.outputs(),
-            outputs: second.outputs(),
-            phi,
-            skip: skip == Skip::Identity,
-        };
-        Ok(Self { program: compile_one(Form::Block(form)), first, second, phi, skip })
+        let form = BlockForm { skip, ..BlockForm::new(first.inputs(), first.outputs(), phi) };
+        Self::from_parts(&form, vec![first, second], Vec::new())
+    }
+
+    /// A block of any form, weights drawn by `init`; biases and shifts 0, gains 1, scales as the form says.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] or [`Error::Shape`] if the form contradicts itself; [`Error::Overflow`] if a size overflows, [`Error::Memory`] if
+    /// there is not so much memory.
+    pub fn with_form(form: &BlockForm, init: &mut Init) -> Result<Self, Error> {
+        form.check()?;
+        let affines = maps(form).map(|(_, inputs, outputs, scale)| init.map(inputs, outputs, scale, form.biases));
+        let affines = affines.collect::<Result<_, _>>()?;
+        let vectors = vectors(form).map(|(_, _, len, value)| Vector::filled(len, value));
+        let vectors = vectors.collect::<Result<_, _>>()?;
+        Ok(Self { form: *form, affines, vectors, program: compile_one(Form::Block(*form)) })
+    }
+
+    /// A block of any form from its parameters, as far as the form has them: `affines` are W1, W3, W2, Ws with or without their biases,
+    /// `vectors` the gains and shifts of the norms before the branch and inside, the scale, those of the norm after the skip.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] or [`Error::Shape`] if the form contradicts itself; [`Error::Length`] naming `affines` or `vectors` if they are not
+    /// as many as the form has; [`Error::Shape`] or [`Error::Length`] naming the one that does not fit.
+    pub fn from_parts(form: &BlockForm, affines: Vec<Affine>, vectors: Vec<Vector>) -> Result<Self, Error> {
+        form.check()?;
+        expect_len("affines", maps(form).count(), affines.len())?;
+        expect_len("vectors", self::vectors(form).count(), vectors.len())?;
+        for ((part, inputs, outputs, _), map) in maps(form).zip(&affines) {
+            let operand = match part {
+                Part::First => "first weights",
+                Part::Third => "third weights",
+                Part::Second => "second weights",
+                _ => "shortcut weights",
+            };
+            expect_shape(operand, (outputs, inputs), (map.outputs(), map.inputs()))?;
+        }
+        for ((_, role, len, _), vector) in self::vectors(form).zip(&vectors) {
+            let operand = match role {
+                Role::Gain => "gain",
+                Role::Shift => "shift",
+                _ => "scale",
+            };
+            expect_len(operand, len, vector.as_slice().len())?;
+        }
+        Ok(Self { form: *form, affines, vectors, program: compile_one(Form::Block(*form)) })
     }
 
     /// y = x + G(x) on `d` features with `h` hidden ones, weights drawn by `init`, biases zero.
@@ -79,35 +133,33 @@ impl Block {
         branch_scale: f32,
         init: &mut Init,
     ) -> Result<Self, Error> {
-        Self::new(init.affine(d, h, 1.0)?, init.affine(h, d, branch_scale)?, phi, skip)
+        let form = BlockForm { skip, init_scales: [1.0, branch_scale], ..BlockForm::new(d, h, phi) };
+        Self::with_form(&form, init)
+    }
+
+    /// The form.
+    pub fn form(&self) -> &BlockForm {
+        &self.form
     }
 
     /// W1 and b1.
     pub fn first(&self) -> &Affine {
-        &self.first
+        &self.affines[0]
     }
 
     /// W2 and b2.
     pub fn second(&self) -> &Affine {
-        &self.second
+        &self.affines[if self.form.gated { 2 } else { 1 }]
     }
 
     /// The activation.
     pub fn activation(&self) -> Activation {
-        self.phi
+        self.form.activation
     }
 
-    /// Whether the input is added.
+    /// What is added to the branch.
     pub fn skip(&self) -> Skip {
-        self.skip
-    }
-}
-
-impl Block {
-    /// Parameters by their names in block `block` of a stack, or by themselves.
-    pub(super) fn tensors_mut(&mut self, block: Option<usize>) -> impl Iterator<Item = TensorMut<'_>> {
-        let second = self.second.tensors_mut(Place { layer: None, block, part: Part::Second });
-        self.first.tensors_mut(Place { layer: None, block, part: Part::First }).chain(second)
+        self.form.skip
     }
 }
 
@@ -115,32 +167,38 @@ impl Compiled for Block {
     fn program(&self) -> &Arc<Program> {
         &self.program
     }
+    fn tensors<'a>(&'a self, within: Within, see: &mut dyn FnMut(TensorRef<'a>)) {
+        for ((part, ..), map) in maps(&self.form).zip(&self.affines) {
+            map.visit(within.part(part), see);
+        }
+        for ((part, role, ..), vector) in vectors(&self.form).zip(&self.vectors) {
+            see(TensorRef::new(within.part(part).tensor(role), vector.view()));
+        }
+    }
+    fn tensors_mut<'a>(&'a mut self, within: Within, see: &mut dyn FnMut(TensorMut<'a>)) {
+        for ((part, ..), map) in maps(&self.form).zip(&mut self.affines) {
+            map.visit_mut(within.part(part), see);
+        }
+        for ((part, role, ..), vector) in vectors(&self.form).zip(&mut self.vectors) {
+            see(TensorMut::new(within.part(part).tensor(role), vector.view_mut()));
+        }
+    }
 }
 
 impl Layer for Block {
-    fn inputs(&self) -> usize {
-        self.first.inputs()
-    }
-    fn outputs(&self) -> usize {
-        self.second.outputs()
-    }
-    fn affine_count(&self) -> usize {
-        2
-    }
     fn affine(&self, index: usize) -> Option<&Affine> {
-        [&self.first, &self.second].get(index).copied()
+        self.affines.get(index)
     }
     fn affine_mut(&mut self, index: usize) -> Option<&mut Affine> {
-        match index {
-            0 => Some(&mut self.first),
-            1 => Some(&mut self.second),
-            _ => None,
-        }
+        self.affines.get_mut(index)
     }
     fn affine_name(&self, index: usize) -> Place {
-        if index == 0 { Part::First.into() } else { Part::Second.into() }
+        maps(&self.form).nth(index).map_or(Part::Second, |(part, ..)| part).into()
     }
-    fn parameters_mut(&mut self) -> impl Iterator<Item = TensorMut<'_>> {
-        self.tensors_mut(None)
+    fn vector(&self, index: usize) -> Option<&Vector> {
+        self.vectors.get(index)
+    }
+    fn vector_mut(&mut self, index: usize) -> Option<&mut Vector> {
+        self.vectors.get_mut(index)
     }
 }

@@ -7,13 +7,12 @@ use crate::error::{Error, expect_len, expect_shape};
 use crate::gemm::buffers::Buffer;
 use crate::gemm::pack::{pack, unpack};
 use crate::gemm::panels::{PanelMut, PanelRef, panel_len};
-use crate::layers::block::Skip;
 use crate::mat::{MatMut, MatRef};
-use crate::params::borrowed::{AffineGradMut, AffineRef};
+use crate::params::borrowed::{AffineGradMut, GradsMut, ParamsRef};
 use crate::parts::compile_one;
-use crate::program::form::{self, Form};
+use crate::program::form::{self, BlockForm, Form, Skip};
 use crate::program::{Program, wide};
-use crate::run::borrowed::{Biases, Borrowed};
+use crate::run::borrowed::Borrowed;
 use crate::run::record::record_len;
 use crate::run::source::{Layout, Slots};
 use crate::run::workspace::Workspace;
@@ -72,10 +71,16 @@ impl Functional {
     /// # Errors
     /// [`Error::Shape`] if the input is added to an output of another width.
     pub fn block(inputs: usize, hidden: usize, outputs: usize, phi: Activation, skip: Skip) -> Result<Self, Error> {
-        Self::skips("second weights", (inputs, outputs), skip)?;
-        let skip = skip == Skip::Identity;
-        let form = Form::Block(form::Block { inputs, hidden, outputs, phi, skip });
-        Ok(Self { program: compile_one(form) })
+        Self::form(&BlockForm { outputs, skip, ..BlockForm::new(inputs, hidden, phi) })
+    }
+
+    /// A block of any form. Affine maps and vectors are in the order of [`crate::Block::from_parts`].
+    ///
+    /// # Errors
+    /// [`Error::Setting`] or [`Error::Shape`] if the form contradicts itself.
+    pub fn form(form: &BlockForm) -> Result<Self, Error> {
+        form.check()?;
+        Ok(Self { program: compile_one(Form::Block(*form)) })
     }
 
     /// The formula of a layer or a whole network, without its weights.
@@ -102,6 +107,11 @@ impl Functional {
         self.program.affines.iter().map(|&(inputs, outputs)| (outputs, inputs))
     }
 
+    /// Length of each vector.
+    pub fn vector_lens(&self) -> impl ExactSizeIterator<Item = usize> {
+        self.program.vectors.iter().copied()
+    }
+
     /// Floats of the record of a batch of `n` rows: see [`Layer::record_len`].
     ///
     /// # Errors
@@ -115,39 +125,39 @@ impl Functional {
     /// # Errors
     /// [`Error::Length`] naming `params` if they are not one for each affine map; [`Error::Shape`] naming `x`, `y` or weights (`w1`, …),
     /// [`Error::Length`] naming a bias (`b1`, …); [`Error::Overflow`], [`Error::Memory`]. `y` is then untouched.
-    pub fn infer(
+    pub fn infer<'p>(
         &self,
         ctx: &Context,
         ws: &mut Workspace,
-        params: &[AffineRef<'_>],
+        params: impl Into<ParamsRef<'p>>,
         x: MatRef<'_>,
         y: MatMut<'_>,
     ) -> Result<(), Error> {
-        self.run(ctx, ws, params, x, y, None)
+        self.run(ctx, ws, params.into(), x, y, None)
     }
 
     /// As [`Functional::infer`], with a record for backward in the caller's memory: [`Functional::record_len`] floats.
     ///
     /// # Errors
     /// As [`Functional::infer`]; [`Error::Length`] naming `record`.
-    pub fn forward(
+    pub fn forward<'p>(
         &self,
         ctx: &Context,
         ws: &mut Workspace,
-        params: &[AffineRef<'_>],
+        params: impl Into<ParamsRef<'p>>,
         x: MatRef<'_>,
         y: MatMut<'_>,
         record: &mut [f32],
     ) -> Result<(), Error> {
         expect_len("record", self.record_len(x.rows())?, record.len())?;
-        self.run(ctx, ws, params, x, y, Some(record))
+        self.run(ctx, ws, params.into(), x, y, Some(record))
     }
 
     fn run(
         &self,
         ctx: &Context,
         ws: &mut Workspace,
-        params: &[AffineRef<'_>],
+        params: ParamsRef<'_>,
         x: MatRef<'_>,
         y: MatMut<'_>,
         record: Option<&mut [f32]>,
@@ -155,13 +165,13 @@ impl Functional {
         expect_shape("x", (x.rows(), self.inputs()), x.shape())?;
         expect_shape("y", (x.rows(), self.outputs()), y.shape())?;
         self.check_params(params)?;
-        let mut biases = std::mem::take(&mut ws.biases);
-        let result = biases.copy(&self.program, params).and_then(|()| {
-            let source = Borrowed { maps: params, biases: &biases };
+        let mut lines = std::mem::take(&mut ws.lines);
+        let result = lines.copy(&self.program, params).and_then(|()| {
+            let source = Borrowed { maps: params.affines, lines: &lines };
             let net = Network { program: &self.program, source: &source };
             forward(ctx, ws, net, (x, None), y, record)
         });
-        ws.biases = biases;
+        ws.lines = lines;
         result
     }
 
@@ -172,42 +182,47 @@ impl Functional {
     /// As [`Functional::infer`], naming `dy`, `dx`, `dw1`, `db1`, …; [`Error::Length`] or [`Error::Record`] if it is not a record of this
     /// network and so many rows. Outputs are then untouched.
     #[allow(clippy::too_many_arguments, reason = "one for each operand of the formula")]
-    pub fn backward(
+    pub fn backward<'p, 'g, 'm: 'g>(
         &self,
         ctx: &Context,
         ws: &mut Workspace,
-        params: &[AffineRef<'_>],
+        params: impl Into<ParamsRef<'p>>,
         record: &[f32],
         dy: MatRef<'_>,
         dx: Option<MatMut<'_>>,
-        grads: &mut [AffineGradMut<'_>],
+        grads: impl Into<GradsMut<'g, 'm>>,
         mode: GradMode,
     ) -> Result<(), Error> {
+        let (params, GradsMut { affines, vectors }) = (params.into(), grads.into());
         expect_shape("dy", (dy.rows(), self.outputs()), dy.shape())?;
         if let Some(dx) = &dx {
             expect_shape("dx", (dy.rows(), self.inputs()), dx.shape())?;
         }
         self.check_params(params)?;
-        self.check_grads(grads)?;
+        self.check_grads(affines, vectors)?;
         let accumulate = mode == GradMode::Accumulate;
-        let mut staging = std::mem::take(&mut ws.staged_grads);
-        let result = stage(ctx, grads, &mut staging, accumulate).and_then(|()| {
-            // Backward reads no bias.
-            let source = Borrowed { maps: params, biases: &Biases::default() };
+        let (mut staging, mut lines) = (std::mem::take(&mut ws.staged_grads), std::mem::take(&mut ws.lines));
+        let ready = stage(ctx, affines, &mut staging, accumulate).and_then(|()| lines.copy(&self.program, params));
+        let result = ready.and_then(|()| {
+            let source = Borrowed { maps: params.affines, lines: &lines };
             let net = Network { program: &self.program, source: &source };
-            let wanted = Wanted { dx, grads: Slots::Caller(&mut *grads, &mut staging), accumulate, norms: None };
-            backward(ctx, ws, net, record, dy, wanted)
+            let grads = Slots::Caller(GradsMut { affines: &mut *affines, vectors }, &mut staging);
+            backward(ctx, ws, net, record, dy, Wanted { dx, grads, accumulate, norms: None })
         });
         if result.is_ok() {
-            unstage(ctx, grads, &staging);
+            unstage(ctx, affines, &staging);
         }
-        ws.staged_grads = staging;
+        (ws.staged_grads, ws.lines) = (staging, lines);
         result
     }
 
-    fn check_params(&self, params: &[AffineRef<'_>]) -> Result<(), Error> {
-        expect_len("params", self.program.affines.len(), params.len())?;
-        for (i, (map, shape)) in params.iter().zip(self.shapes()).enumerate() {
+    fn check_params(&self, ParamsRef { affines, vectors }: ParamsRef<'_>) -> Result<(), Error> {
+        expect_len("params", self.program.affines.len(), affines.len())?;
+        expect_len("vectors", self.program.vectors.len(), vectors.len())?;
+        for (len, vector) in self.vector_lens().zip(vectors) {
+            expect_len("vector", len, vector.len())?;
+        }
+        for (i, (map, shape)) in affines.iter().zip(self.shapes()).enumerate() {
             expect_shape(operand(i, ["w1", "w2", "w3", "w4", "weights"]), shape, map.weights.shape())?;
             if let Some(bias) = map.bias {
                 expect_len(operand(i, ["b1", "b2", "b3", "b4", "bias"]), shape.0, bias.len())?;
@@ -216,8 +231,12 @@ impl Functional {
         Ok(())
     }
 
-    fn check_grads(&self, grads: &[AffineGradMut<'_>]) -> Result<(), Error> {
+    fn check_grads(&self, grads: &[AffineGradMut<'_>], vectors: &[Option<&mut [f32]>]) -> Result<(), Error> {
         expect_len("grads", self.program.affines.len(), grads.len())?;
+        expect_len("dvectors", self.program.vectors.len(), vectors.len())?;
+        for (len, vector) in self.vector_lens().zip(vectors) {
+            vector.as_ref().map_or(Ok(()), |vector| expect_len("dvector", len, vector.len()))?;
+        }
         for (i, (map, shape)) in grads.iter().zip(self.shapes()).enumerate() {
             if let Some(dw) = &map.weights {
                 expect_shape(operand(i, ["dw1", "dw2", "dw3", "dw4", "dw"]), shape, dw.shape())?;

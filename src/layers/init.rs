@@ -53,16 +53,21 @@ impl Init {
     /// # Errors
     /// [`Error::Overflow`] if the size overflows, [`Error::Memory`] if there is not so much memory.
     pub fn affine(&mut self, inputs: usize, outputs: usize, scale: f32) -> Result<Affine, Error> {
+        self.map(inputs, outputs, scale, true)
+    }
+
+    /// As [`Init::affine`], with or without a bias.
+    pub(crate) fn map(&mut self, inputs: usize, outputs: usize, scale: f32, bias: bool) -> Result<Affine, Error> {
         let overflow = Error::Overflow { operand: "weights", rows: outputs, cols: inputs, strides: (inputs, 1) };
         panel_len("weights", inputs, outputs).map_err(|_| overflow)?;
-        let (mut w, bias) = (zeros(inputs * outputs)?, zeros(outputs)?);
+        let (mut w, bias) = (zeros(inputs * outputs)?, bias.then(|| zeros(outputs)).transpose()?);
         let (fan_in, both) = (inputs as f64, inputs as f64 + outputs as f64);
         let (normal, spread) = match self.scheme {
             Scheme::HeNormal => (true, libm::sqrt(2.0 / fan_in)),
             Scheme::HeUniform => (false, libm::sqrt(6.0 / fan_in)),
             Scheme::XavierNormal => (true, libm::sqrt(2.0 / both)),
             Scheme::XavierUniform => (false, libm::sqrt(6.0 / both)),
-            Scheme::Zeros => return Affine::new(MatRef::new(&w, outputs, inputs)?, Some(&bias)),
+            Scheme::Zeros => return Affine::new(MatRef::new(&w, outputs, inputs)?, bias.as_deref()),
         };
         let spread = spread as f32 * scale;
         for w in &mut w {
@@ -74,6 +79,6 @@ impl Init {
             };
             *w = unit * spread;
         }
-        Affine::new(MatRef::new(&w, outputs, inputs)?, Some(&bias))
+        Affine::new(MatRef::new(&w, outputs, inputs)?, bias.as_deref())
     }
 }

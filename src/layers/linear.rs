@@ -1,20 +1,19 @@
 //! y = phi(x Wᵀ + b) + skip.
 
-use super::block::Skip;
 use super::init::Init;
 use super::{Compiled, Layer, Pass, check, network, record};
 use crate::Activation;
 use crate::context::Context;
 use crate::error::{Error, expect_shape};
 use crate::mat::{MatMut, MatRef};
-use crate::params::name::{Part, Place};
-use crate::params::tensor::TensorMut;
+use crate::params::name::{Part, Place, Within};
+use crate::params::tensor::{TensorMut, TensorRef};
 use crate::parts::compile_one;
 use crate::program::Program;
-use crate::program::form::{self, Form};
+use crate::program::form::{self, Form, Skip};
 use crate::run::forward;
 use crate::run::workspace::Workspace;
-use crate::weights::Affine;
+use crate::weights::{Affine, Vector};
 use std::sync::Arc;
 
 /// A fused linear layer: y = phi(x Wᵀ + b), or y = x + phi(x Wᵀ + b), in one pass. x: `n x inputs`, W: (outputs, inputs),
@@ -104,9 +103,9 @@ impl Linear {
         Ok(Pass { layer: self, ws, ctx: *ctx, rows: x.rows() })
     }
 
-    /// Weights and bias by their names at `place`.
-    pub(super) fn tensors_mut(&mut self, place: Place) -> impl Iterator<Item = TensorMut<'_>> {
-        self.affine.tensors_mut(place)
+    /// Weights and bias, to be changed, by their names at a place that is not this layer's own.
+    pub(super) fn tensors_at<'a>(&'a mut self, place: Place, see: &mut dyn FnMut(TensorMut<'a>)) {
+        self.affine.visit_mut(place, see);
     }
 
     fn check_skip(&self, x: MatRef<'_>, skip: MatRef<'_>, y: &MatMut<'_>) -> Result<(), Error> {
@@ -123,18 +122,15 @@ impl Compiled for Linear {
     fn program(&self) -> &Arc<Program> {
         &self.program
     }
+    fn tensors<'a>(&'a self, within: Within, see: &mut dyn FnMut(TensorRef<'a>)) {
+        self.affine.visit(within.part(Part::Linear), see);
+    }
+    fn tensors_mut<'a>(&'a mut self, within: Within, see: &mut dyn FnMut(TensorMut<'a>)) {
+        self.affine.visit_mut(within.part(Part::Linear), see);
+    }
 }
 
 impl Layer for Linear {
-    fn inputs(&self) -> usize {
-        self.affine.inputs()
-    }
-    fn outputs(&self) -> usize {
-        self.affine.outputs()
-    }
-    fn affine_count(&self) -> usize {
-        1
-    }
     fn affine(&self, index: usize) -> Option<&Affine> {
         (index == 0).then_some(&self.affine)
     }
@@ -144,7 +140,10 @@ impl Layer for Linear {
     fn affine_name(&self, _: usize) -> Place {
         Part::Linear.into()
     }
-    fn parameters_mut(&mut self) -> impl Iterator<Item = TensorMut<'_>> {
-        self.tensors_mut(Part::Linear.into())
+    fn vector(&self, _: usize) -> Option<&Vector> {
+        None
+    }
+    fn vector_mut(&mut self, _: usize) -> Option<&mut Vector> {
+        None
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod block;
 pub(crate) mod functional;
+mod index;
 pub(crate) mod init;
 pub(crate) mod linear;
 pub(crate) mod sequence;
@@ -12,7 +13,7 @@ use crate::error::{Error, expect_len, expect_shape};
 use crate::gemm::factor::Factor;
 use crate::mat::{MatMut, MatRef};
 use crate::params::gradients::Gradients;
-use crate::params::name::Place;
+use crate::params::name::{Place, Within};
 use crate::params::network::Parameters;
 use crate::params::tensor::{TensorMut, TensorRef};
 use crate::program::{Program, Side};
@@ -21,7 +22,7 @@ use crate::run::record::{Record, record_len};
 use crate::run::source::{Slots, Source};
 use crate::run::workspace::Workspace;
 use crate::run::{Network, Wanted, backward, forward};
-use crate::weights::Affine;
+use crate::weights::{Affine, Vector};
 use std::sync::Arc;
 
 /// A network or a part of one: [`crate::Linear`], [`crate::Block`], [`crate::Stack`] or [`crate::Sequence`]. (Sealed: a network is a program
@@ -33,13 +34,19 @@ use std::sync::Arc;
 /// Results are the same bits for any [`Context`] and any batch that a row comes in.
 pub trait Layer: Compiled + Sized {
     /// Features of an input row.
-    fn inputs(&self) -> usize;
+    fn inputs(&self) -> usize {
+        self.program().inputs()
+    }
 
     /// Features of an output row.
-    fn outputs(&self) -> usize;
+    fn outputs(&self) -> usize {
+        self.program().outputs()
+    }
 
     /// Number of affine maps (a weight matrix and perhaps a bias each).
-    fn affine_count(&self) -> usize;
+    fn affine_count(&self) -> usize {
+        self.program().affines.len()
+    }
 
     /// Affine map `index`, in the order that a row meets them.
     fn affine(&self, index: usize) -> Option<&Affine>;
@@ -50,14 +57,31 @@ pub trait Layer: Compiled + Sized {
     /// Where affine map `index` is: `blocks.3.first`, say.
     fn affine_name(&self, index: usize) -> Place;
 
-    /// Every parameter with its name: the weights (outputs, inputs) and the bias of each affine map in turn.
+    /// Number of vectors of parameters that are no biases: gains and shifts of norms, scales.
+    fn vector_count(&self) -> usize {
+        self.program().vectors.len()
+    }
+
+    /// Vector `index`, in the order that a row meets them.
+    fn vector(&self, index: usize) -> Option<&Vector>;
+
+    /// Vector `index`, to be changed.
+    fn vector_mut(&mut self, index: usize) -> Option<&mut Vector>;
+
+    /// Every parameter with its name, layer by layer: the weights (outputs, inputs) and the bias of each affine map in turn, and then the
+    /// vectors.
     fn parameters(&self) -> impl Iterator<Item = TensorRef<'_>> {
-        let maps = (0..self.affine_count()).filter_map(|i| Some((self.affine_name(i), self.affine(i)?)));
-        maps.flat_map(|(place, map)| map.tensors(place))
+        let mut all = Vec::new();
+        self.tensors(Within::default(), &mut |tensor| all.push(tensor));
+        all.into_iter()
     }
 
     /// Every parameter, in the same order, to be changed.
-    fn parameters_mut(&mut self) -> impl Iterator<Item = TensorMut<'_>>;
+    fn parameters_mut(&mut self) -> impl Iterator<Item = TensorMut<'_>> {
+        let mut all = Vec::new();
+        self.tensors_mut(Within::default(), &mut |tensor| all.push(tensor));
+        all.into_iter()
+    }
 
     /// Number of learnable numbers.
     fn parameter_count(&self) -> usize {
@@ -175,19 +199,17 @@ fn check<L: Layer>(layer: &L, x: MatRef<'_>, y: &MatMut<'_>) -> Result<(), Error
 #[allow(unreachable_pub, missing_docs, reason = "seals the public trait `Layer`: nameable by nobody outside")]
 pub trait Compiled: Sync {
     fn program(&self) -> &Arc<Program>;
+    /// Calls `see` with every parameter, named as in a network where the layer is at `within`.
+    fn tensors<'a>(&'a self, within: Within, see: &mut dyn FnMut(TensorRef<'a>));
+    fn tensors_mut<'a>(&'a mut self, within: Within, see: &mut dyn FnMut(TensorMut<'a>));
 }
 
 impl<L: Layer> Parameters for L {
     fn visit<'a>(&'a self, see: &mut dyn FnMut(TensorRef<'a>)) {
-        // By numbers, not by `parameters`: what chained iterators keep in memory takes longer than the rest of a visit.
-        for i in 0..self.affine_count() {
-            if let Some(map) = self.affine(i) {
-                map.tensors(self.affine_name(i)).for_each(&mut *see);
-            }
-        }
+        self.tensors(Within::default(), see);
     }
     fn visit_mut<'a>(&'a mut self, see: &mut dyn FnMut(TensorMut<'a>)) {
-        self.parameters_mut().for_each(see);
+        self.tensors_mut(Within::default(), see);
     }
 }
 
@@ -209,12 +231,16 @@ impl<L: Layer> Source for L {
             Side::Adjoint => (Factor::transposed(map.weights().view()), None),
         }
     }
+    fn vector(&self, index: usize) -> &[f32] {
+        Layer::vector(self, index).map(Vector::padded).unwrap_or_default()
+    }
 }
 
 /// A layer for the executor, once its parameters have been seen to have the sizes that it was compiled for: each can be replaced.
 fn network<L: Layer>(layer: &L) -> Result<Network<'_>, Error> {
     let program = layer.program();
-    program.check(|i| layer.affine(i).map(|map| (map.inputs(), map.outputs())))?;
+    let shape = |i| layer.affine(i).map(|map| (map.inputs(), map.outputs()));
+    program.check(shape, |i| Layer::vector(layer, i).map(|vector| vector.as_slice().len()))?;
     Ok(Network { program, source: layer })
 }
 

@@ -1,16 +1,16 @@
 //! A free sequence of layers: in any order, of any widths that fit.
 
 use super::block::Block;
+use super::index::Index;
 use super::linear::Linear;
 use super::stack::Stack;
 use super::{Compiled, Layer};
 use crate::error::{Error, expect_shape};
-use crate::gemm::buffers::room;
-use crate::params::name::Place;
-use crate::params::tensor::TensorMut;
+use crate::params::name::{Part, Place, Within};
+use crate::params::tensor::{TensorMut, TensorRef};
 use crate::parts::compile;
 use crate::program::Program;
-use crate::weights::Affine;
+use crate::weights::{Affine, Vector};
 use std::sync::Arc;
 
 /// A layer of a [`Sequence`].
@@ -83,8 +83,7 @@ impl Node {
 #[derive(Debug, Clone)]
 pub struct Sequence {
     nodes: Vec<Node>,
-    /// The number of the first affine map of each node.
-    starts: Vec<usize>,
+    index: Index,
     program: Arc<Program>,
 }
 
@@ -107,17 +106,13 @@ impl Sequence {
             let (width, next) = (pair[0].outputs(), &pair[1]);
             expect_shape("layers", (width, next.outputs()), (next.inputs(), next.outputs()))?;
         }
-        let mut starts = Vec::new();
-        room(&mut starts, nodes.len())?;
-        starts.extend(nodes.iter().scan(0, |at, node| {
-            let count = with_layer!(node, layer => layer.affine_count());
-            Some(std::mem::replace(at, *at + count))
-        }));
         let program = compile(nodes.iter().flat_map(|node| {
             let program = with_layer!(node, layer => layer.program());
             program.forms()
         }))?;
-        Ok(Self { nodes, starts, program })
+        let counts = nodes.iter().map(|node| with_layer!(node, layer => (layer.affine_count(), layer.vector_count())));
+        let index = Index::new(&program, counts)?;
+        Ok(Self { nodes, index, program })
     }
 
     /// The layers.
@@ -129,57 +124,48 @@ impl Sequence {
     pub fn into_layers(self) -> Vec<Node> {
         self.nodes
     }
-
-    /// Affine map `index`: in which layer, and which of the layer's maps.
-    fn locate(&self, index: usize) -> (usize, usize) {
-        let node = self.starts.partition_point(|&start| start <= index) - 1;
-        (node, index - self.starts[node])
-    }
 }
 
 impl Compiled for Sequence {
     fn program(&self) -> &Arc<Program> {
         &self.program
     }
+    fn tensors<'a>(&'a self, _: Within, see: &mut dyn FnMut(TensorRef<'a>)) {
+        for (i, node) in self.nodes.iter().enumerate() {
+            with_layer!(node, layer => layer.tensors(within(i), see));
+        }
+    }
+    fn tensors_mut<'a>(&'a mut self, _: Within, see: &mut dyn FnMut(TensorMut<'a>)) {
+        for (i, node) in self.nodes.iter_mut().enumerate() {
+            with_layer!(node, layer => layer.tensors_mut(within(i), see));
+        }
+    }
 }
 
-/// A place of layer `layer` in the sequence.
-fn within(layer: usize, place: Place) -> Place {
-    Place { layer: Some(layer), ..place }
+/// Layer `layer` of the sequence.
+fn within(layer: usize) -> Within {
+    Within { layer: Some(layer), block: None }
 }
 
 impl Layer for Sequence {
-    fn inputs(&self) -> usize {
-        self.program.inputs()
-    }
-    fn outputs(&self) -> usize {
-        self.program.outputs()
-    }
-    fn affine_count(&self) -> usize {
-        self.program.affines.len()
-    }
     fn affine(&self, index: usize) -> Option<&Affine> {
-        let (node, at) = self.locate(index);
+        let (node, at) = self.index.affine(index)?;
         with_layer!(&self.nodes[node], layer => layer.affine(at))
     }
     fn affine_mut(&mut self, index: usize) -> Option<&mut Affine> {
-        let (node, at) = self.locate(index);
+        let (node, at) = self.index.affine(index)?;
         with_layer!(&mut self.nodes[node], layer => layer.affine_mut(at))
     }
     fn affine_name(&self, index: usize) -> Place {
-        let (node, at) = self.locate(index);
-        within(node, with_layer!(&self.nodes[node], layer => layer.affine_name(at)))
+        let Some((node, at)) = self.index.affine(index) else { return Part::Linear.into() };
+        Place { layer: Some(node), ..with_layer!(&self.nodes[node], layer => layer.affine_name(at)) }
     }
-    fn parameters_mut(&mut self) -> impl Iterator<Item = TensorMut<'_>> {
-        self.nodes.iter_mut().enumerate().flat_map(|(i, node)| {
-            let (linear, block, stack) = match node {
-                Node::Linear(layer) => (Some(layer.parameters_mut()), None, None),
-                Node::Block(layer) => (None, Some(layer.parameters_mut()), None),
-                Node::Stack(layer) => (None, None, Some(layer.parameters_mut())),
-            };
-            let all =
-                linear.into_iter().flatten().chain(block.into_iter().flatten()).chain(stack.into_iter().flatten());
-            all.map(move |tensor| tensor.moved(|place| within(i, place)))
-        })
+    fn vector(&self, index: usize) -> Option<&Vector> {
+        let (node, at) = self.index.vector(index)?;
+        with_layer!(&self.nodes[node], layer => layer.vector(at))
+    }
+    fn vector_mut(&mut self, index: usize) -> Option<&mut Vector> {
+        let (node, at) = self.index.vector(index)?;
+        with_layer!(&mut self.nodes[node], layer => layer.vector_mut(at))
     }
 }

@@ -1,16 +1,18 @@
 //! A network: blocks one after the other, between an input and an output projection or alone.
 
-use super::block::{Block, Skip};
+use super::block::Block;
+use super::index::Index;
 use super::init::{Init, Scheme};
 use super::linear::Linear;
 use super::{Compiled, Layer};
 use crate::Activation;
 use crate::error::{Error, expect_shape};
-use crate::params::name::{Part, Place};
-use crate::params::tensor::TensorMut;
+use crate::params::name::{Part, Place, Within};
+use crate::params::tensor::{TensorMut, TensorRef};
 use crate::parts::compile;
 use crate::program::Program;
-use crate::weights::Affine;
+use crate::program::form::Skip;
+use crate::weights::{Affine, Vector};
 use std::sync::Arc;
 
 /// What a [`Stack`] is made of. Public fields with good defaults: name those that differ.
@@ -64,6 +66,7 @@ pub struct Stack {
     input: Option<Linear>,
     blocks: Vec<Block>,
     output: Option<Linear>,
+    index: Index,
     program: Arc<Program>,
 }
 
@@ -100,7 +103,7 @@ impl Stack {
     /// From blocks alone, without projections: at least one.
     ///
     /// # Errors
-    /// [`Error::Setting`] if there is no block; [`Error::Shape`] if the blocks are not all of one width.
+    /// [`Error::Setting`] if there is no block; [`Error::Shape`] if the inputs of one are not the outputs of the one before.
     pub fn from_blocks(blocks: Vec<Block>) -> Result<Self, Error> {
         let none = Error::Setting { operand: "blocks", reason: "a stack without projections needs at least one block" };
         chain(&blocks, blocks.first().ok_or(none)?.inputs())?;
@@ -112,7 +115,10 @@ impl Stack {
         let inner = blocks.iter().flat_map(|block| block.program().forms());
         let last = output.iter().flat_map(|layer| layer.program().forms());
         let program = compile(first.chain(inner).chain(last))?;
-        Ok(Self { input, blocks, output, program })
+        let inner = blocks.iter().map(|block| (block.affine_count(), block.vector_count()));
+        let (first, last) = (input.iter().map(|_| (1, 0)), output.iter().map(|_| (1, 0)));
+        let index = Index::new(&program, first.chain(inner).chain(last))?;
+        Ok(Self { input, blocks, output, index, program })
     }
 
     /// The input projection, unless the stack is of blocks alone.
@@ -134,15 +140,9 @@ impl Stack {
 /// Checks that the blocks fit one another, the first to `width` features: returns those that come out.
 fn chain(blocks: &[Block], width: usize) -> Result<usize, Error> {
     blocks.iter().try_fold(width, |width, block| {
-        expect_shape("block", (width, width), (block.inputs(), block.outputs()))?;
+        expect_shape("block", (width, block.outputs()), (block.inputs(), block.outputs()))?;
         Ok(block.outputs())
     })
-}
-
-impl Compiled for Stack {
-    fn program(&self) -> &Arc<Program> {
-        &self.program
-    }
 }
 
 /// A layer of a stack.
@@ -153,50 +153,75 @@ enum At {
 }
 
 impl Stack {
-    /// Affine map `index`: in which layer, and which of the layer's maps. The layer may be a projection that is not there.
-    fn locate(&self, index: usize) -> (At, usize) {
-        let Some(index) = index.checked_sub(usize::from(self.input.is_some())) else { return (At::Input, index) };
-        match index.checked_sub(2 * self.blocks.len()) {
-            None => (At::Block(index / 2), index % 2),
-            Some(index) => (At::Output, index),
+    /// Which layer number `layer` is.
+    fn at(&self, layer: usize) -> At {
+        match layer.checked_sub(usize::from(self.input.is_some())) {
+            None => At::Input,
+            Some(block) if block < self.blocks.len() => At::Block(block),
+            Some(_) => At::Output,
+        }
+    }
+}
+
+impl Compiled for Stack {
+    fn program(&self) -> &Arc<Program> {
+        &self.program
+    }
+    fn tensors<'a>(&'a self, within: Within, see: &mut dyn FnMut(TensorRef<'a>)) {
+        if let Some(input) = &self.input {
+            input.affine_map().visit(within.part(Part::Input), see);
+        }
+        for (i, block) in self.blocks.iter().enumerate() {
+            block.tensors(Within { block: Some(i), ..within }, see);
+        }
+        if let Some(output) = &self.output {
+            output.affine_map().visit(within.part(Part::Output), see);
+        }
+    }
+    fn tensors_mut<'a>(&'a mut self, within: Within, see: &mut dyn FnMut(TensorMut<'a>)) {
+        if let Some(input) = &mut self.input {
+            input.tensors_at(within.part(Part::Input), see);
+        }
+        for (i, block) in self.blocks.iter_mut().enumerate() {
+            block.tensors_mut(Within { block: Some(i), ..within }, see);
+        }
+        if let Some(output) = &mut self.output {
+            output.tensors_at(within.part(Part::Output), see);
         }
     }
 }
 
 impl Layer for Stack {
-    fn inputs(&self) -> usize {
-        self.program.inputs()
-    }
-    fn outputs(&self) -> usize {
-        self.program.outputs()
-    }
-    fn affine_count(&self) -> usize {
-        2 * self.blocks.len() + usize::from(self.input.is_some()) + usize::from(self.output.is_some())
-    }
     fn affine(&self, index: usize) -> Option<&Affine> {
-        match self.locate(index) {
-            (At::Input, at) => self.input.as_ref()?.affine(at),
-            (At::Block(block), at) => self.blocks[block].affine(at),
-            (At::Output, at) => self.output.as_ref()?.affine(at),
+        let (layer, at) = self.index.affine(index)?;
+        match self.at(layer) {
+            At::Input => self.input.as_ref()?.affine(at),
+            At::Block(block) => self.blocks[block].affine(at),
+            At::Output => self.output.as_ref()?.affine(at),
         }
     }
     fn affine_mut(&mut self, index: usize) -> Option<&mut Affine> {
-        match self.locate(index) {
-            (At::Input, at) => self.input.as_mut()?.affine_mut(at),
-            (At::Block(block), at) => self.blocks[block].affine_mut(at),
-            (At::Output, at) => self.output.as_mut()?.affine_mut(at),
+        let (layer, at) = self.index.affine(index)?;
+        match self.at(layer) {
+            At::Input => self.input.as_mut()?.affine_mut(at),
+            At::Block(block) => self.blocks[block].affine_mut(at),
+            At::Output => self.output.as_mut()?.affine_mut(at),
         }
     }
     fn affine_name(&self, index: usize) -> Place {
-        match self.locate(index) {
-            (At::Input, _) => Part::Input.into(),
-            (At::Block(block), at) => Place { block: Some(block), ..self.blocks[block].affine_name(at) },
-            (At::Output, _) => Part::Output.into(),
+        let Some((layer, at)) = self.index.affine(index) else { return Part::Output.into() };
+        match self.at(layer) {
+            At::Input => Part::Input.into(),
+            At::Block(block) => Place { block: Some(block), ..self.blocks[block].affine_name(at) },
+            At::Output => Part::Output.into(),
         }
     }
-    fn parameters_mut(&mut self) -> impl Iterator<Item = TensorMut<'_>> {
-        let input = self.input.iter_mut().flat_map(|input| input.tensors_mut(Part::Input.into()));
-        let blocks = self.blocks.iter_mut().enumerate().flat_map(|(i, block)| block.tensors_mut(Some(i)));
-        input.chain(blocks).chain(self.output.iter_mut().flat_map(|output| output.tensors_mut(Part::Output.into())))
+    fn vector(&self, index: usize) -> Option<&Vector> {
+        let (layer, at) = self.index.vector(index)?;
+        if let At::Block(block) = self.at(layer) { self.blocks[block].vector(at) } else { None }
+    }
+    fn vector_mut(&mut self, index: usize) -> Option<&mut Vector> {
+        let (layer, at) = self.index.vector(index)?;
+        if let At::Block(block) = self.at(layer) { self.blocks[block].vector_mut(at) } else { None }
     }
 }

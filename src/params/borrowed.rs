@@ -19,3 +19,57 @@ pub struct AffineGradMut<'a> {
     /// ∂L/∂b, one for each output. None: not wanted.
     pub bias: Option<&'a mut [f32]>,
 }
+
+/// All parameters of a network, the caller's. Made of a list of affine maps where there is nothing else.
+#[derive(Debug, Clone, Copy)]
+pub struct ParamsRef<'a> {
+    /// The affine maps, in the order of [`crate::Layer::affine`].
+    pub affines: &'a [AffineRef<'a>],
+    /// Gains, shifts and scales, in the order of [`crate::Layer::vector`].
+    pub vectors: &'a [&'a [f32]],
+}
+
+impl<'a> From<&'a [AffineRef<'a>]> for ParamsRef<'a> {
+    fn from(affines: &'a [AffineRef<'a>]) -> Self {
+        Self { affines, vectors: &[] }
+    }
+}
+
+impl<'a, const N: usize> From<&'a [AffineRef<'a>; N]> for ParamsRef<'a> {
+    fn from(affines: &'a [AffineRef<'a>; N]) -> Self {
+        Self { affines, vectors: &[] }
+    }
+}
+
+impl<'a> From<&'a Vec<AffineRef<'a>>> for ParamsRef<'a> {
+    fn from(affines: &'a Vec<AffineRef<'a>>) -> Self {
+        Self { affines, vectors: &[] }
+    }
+}
+
+/// Where all gradients of a network go: to the caller. Made of a list of affine maps where there is nothing else.
+#[derive(Debug)]
+pub struct GradsMut<'g, 'm> {
+    /// Of the affine maps, in the order of [`crate::Layer::affine`].
+    pub affines: &'g mut [AffineGradMut<'m>],
+    /// Of gains, shifts and scales, in the order of [`crate::Layer::vector`]. None: not wanted.
+    pub vectors: &'g mut [Option<&'m mut [f32]>],
+}
+
+impl<'g, 'm> From<&'g mut [AffineGradMut<'m>]> for GradsMut<'g, 'm> {
+    fn from(affines: &'g mut [AffineGradMut<'m>]) -> Self {
+        Self { affines, vectors: &mut [] }
+    }
+}
+
+impl<'g, 'm, const N: usize> From<&'g mut [AffineGradMut<'m>; N]> for GradsMut<'g, 'm> {
+    fn from(affines: &'g mut [AffineGradMut<'m>; N]) -> Self {
+        Self { affines, vectors: &mut [] }
+    }
+}
+
+impl<'g, 'm> From<&'g mut Vec<AffineGradMut<'m>>> for GradsMut<'g, 'm> {
+    fn from(affines: &'g mut Vec<AffineGradMut<'m>>) -> Self {
+        Self { affines, vectors: &mut [] }
+    }
+}

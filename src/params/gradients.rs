@@ -3,7 +3,7 @@
 use super::name::TensorName;
 use super::network::Parameters;
 use super::table::{Row, Table};
-use super::tensor::{TensorMut, TensorRef};
+use super::tensor::{Spec, TensorMut, TensorRef};
 use crate::context::Context;
 use crate::error::Error;
 use crate::gemm::panel_mat::PanelMat;
@@ -19,18 +19,12 @@ pub(super) const VALUES_PER_THREAD: usize = 32 << 10;
 pub struct Gradients {
     /// Stored as the parameters are: an optimiser is elementwise on both. What was declined is None.
     table: Table<Option<PanelMat>>,
-    /// The first tensor of each affine map, and the number of tensors.
-    affine_starts: Vec<usize>,
 }
 
 impl Gradients {
     /// Zero gradients for every parameter of a network.
     pub(crate) fn of(net: &dyn Parameters) -> Result<Self, Error> {
-        let table = Table::new(net, |spec| PanelMat::zeros(spec.rows, spec.cols).map(Some))?;
-        let place = |i: usize| table.rows().get(i).map(|row| row.spec.name.place);
-        let starts = (0..=table.rows().len()).filter(|&i| i == 0 || place(i) != place(i - 1));
-        let affine_starts = starts.collect();
-        Ok(Self { table, affine_starts })
+        Ok(Self { table: Table::new(net, |spec| PanelMat::zeros(spec.rows, spec.cols).map(Some))? })
     }
 
     /// Declines the gradients of all tensors that `which` says: backward no longer computes them, optimisers leave those parameters as
@@ -112,22 +106,8 @@ impl Gradients {
         self.table.rows().iter().map(|row| row.value.as_ref())
     }
 
-    /// Panels of dWᵀ, and db without padding, of each affine map; empty where declined or not there.
-    pub(crate) fn affines_mut(&mut self) -> impl Iterator<Item = [&mut [f32]; 2]> {
-        let mut rows = self.table.rows_mut();
-        self.affine_starts.windows(2).map(move |map| {
-            let (tensors, after) = std::mem::take(&mut rows).split_at_mut(map[1] - map[0]);
-            rows = after;
-            affine(tensors)
-        })
+    /// Each gradient, as stored, in the order of the parameters; None where it was declined.
+    pub(crate) fn rows_mut(&mut self) -> impl Iterator<Item = (Spec, Option<&mut [f32]>)> {
+        self.table.rows_mut().iter_mut().map(|Row { spec, value }| (*spec, value.as_mut().map(PanelMat::as_mut_slice)))
     }
-}
-
-/// What the tensors of an affine map hold: weights, and perhaps a bias.
-fn affine(tensors: &mut [Row<Option<PanelMat>>]) -> [&mut [f32]; 2] {
-    let (weights, bias) = tensors.split_first_mut().unzip();
-    let weights = weights.and_then(|row| row.value.as_mut());
-    let bias = bias.and_then(|rows| rows.first_mut());
-    let bias = bias.and_then(|Row { spec, value }| Some(&mut value.as_mut()?.as_mut_slice()[..spec.cols]));
-    [weights.map(PanelMat::as_mut_slice).unwrap_or_default(), bias.unwrap_or_default()]
 }

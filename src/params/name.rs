@@ -10,12 +10,18 @@ pub enum Role {
     Weight,
     /// What an affine map adds, one number for each output.
     Bias,
+    /// γ of a norm, one number for each feature.
+    Gain,
+    /// β of a norm, one number for each feature.
+    Shift,
+    /// What a branch is multiplied by: one number, or one for each output.
+    Scale,
 }
 
 impl Role {
     /// Every role.
     #[cfg(feature = "safetensors")]
-    pub(crate) const ALL: [Self; 2] = [Self::Weight, Self::Bias];
+    pub(crate) const ALL: [Self; 5] = [Self::Weight, Self::Bias, Self::Gain, Self::Shift, Self::Scale];
 
     /// Whether it is stored as panels of its transpose: weights are, (inputs, outputs).
     pub(crate) fn is_transposed(self) -> bool {
@@ -28,11 +34,14 @@ impl fmt::Display for Role {
         f.pad(match self {
             Role::Weight => "weight",
             Role::Bias => "bias",
+            Role::Gain => "gain",
+            Role::Shift => "shift",
+            Role::Scale => "scale",
         })
     }
 }
 
-/// Which map of a layer.
+/// Which map of a layer, or which other place with parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Part {
@@ -42,6 +51,18 @@ pub enum Part {
     First,
     /// W2, b2 of a [`crate::Block`].
     Second,
+    /// W3, b3 of a gated [`crate::Block`].
+    Third,
+    /// The projection on the skip of a [`crate::Block`].
+    Shortcut,
+    /// The norm of the input of a [`crate::Block`].
+    PreNorm,
+    /// The norm before the activation of a [`crate::Block`].
+    InnerNorm,
+    /// The norm after the skip of a [`crate::Block`].
+    PostNorm,
+    /// The branch of a [`crate::Block`], which may have a scale.
+    Branch,
     /// The input projection of a [`crate::Stack`].
     Input,
     /// The output projection of a [`crate::Stack`].
@@ -51,7 +72,19 @@ pub enum Part {
 impl Part {
     /// Every part.
     #[cfg(feature = "safetensors")]
-    pub(crate) const ALL: [Self; 5] = [Self::Linear, Self::First, Self::Second, Self::Input, Self::Output];
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Linear,
+        Self::First,
+        Self::Second,
+        Self::Third,
+        Self::Shortcut,
+        Self::PreNorm,
+        Self::InnerNorm,
+        Self::PostNorm,
+        Self::Branch,
+        Self::Input,
+        Self::Output,
+    ];
 
     /// This part of layer `layer` of a [`crate::Sequence`].
     pub const fn in_layer(self, layer: usize) -> Place {
@@ -80,6 +113,12 @@ impl fmt::Display for Part {
             Part::Linear => "linear",
             Part::First => "first",
             Part::Second => "second",
+            Part::Third => "third",
+            Part::Shortcut => "shortcut",
+            Part::PreNorm => "pre_norm",
+            Part::InnerNorm => "inner_norm",
+            Part::PostNorm => "post_norm",
+            Part::Branch => "branch",
             Part::Input => "input",
             Part::Output => "output",
         })
@@ -111,6 +150,21 @@ impl Place {
     /// The bias here.
     pub const fn bias(self) -> TensorName {
         self.tensor(Role::Bias)
+    }
+}
+
+/// Where in a network a layer is.
+#[derive(Debug, Clone, Copy, Default)]
+#[allow(unreachable_pub, reason = "in the sealed trait `Compiled`: nameable by nobody outside")]
+pub struct Within {
+    pub(crate) layer: Option<usize>,
+    pub(crate) block: Option<usize>,
+}
+
+impl Within {
+    /// A part of the layer.
+    pub(crate) fn part(self, part: Part) -> Place {
+        Place { layer: self.layer, block: self.block, part }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Tensors in panels, with their names and shapes.
 
-use super::name::{Place, Role, TensorName};
+use super::name::{Role, TensorName};
 use super::sums::Sums;
 use crate::error::{Error, expect_shape};
 use crate::gemm::pack::{pack, unpack};
@@ -128,11 +128,6 @@ pub struct TensorMut<'a> {
 impl<'a> TensorMut<'a> {
     pub(crate) fn new(name: TensorName, values: PanelMut<'a>) -> Self {
         Self { name, values }
-    }
-
-    /// The same tensor in another place.
-    pub(crate) fn moved(self, to: impl FnOnce(Place) -> Place) -> Self {
-        Self { name: to(self.name.place).tensor(self.name.role), ..self }
     }
 
     /// The same tensor, to read.

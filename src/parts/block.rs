@@ -1,50 +1,333 @@
-//! A block of two weight layers: y = phi(x W1ᵀ + b1) W2ᵀ + b2 (+ x).
+//! A block of two weight layers, [`BlockForm`]: the steps of every form, its adjoint, and its specification.
 
 use super::linear::linear;
-use super::spec::{Real, input_gradient, times_derivative, weight_gradient};
+use super::norm::{Emitted, NormOut, norm, norm_backward};
+use super::spec::{Real, input_gradient, row_sum, times_derivative, weight_gradient};
 use crate::Activation;
-use crate::gemm::epilogue::Post;
-use crate::program::form::Block;
-use crate::program::{Builder, GemmStep, Posts, Side, Step, Val};
+use crate::gemm::epilogue::{Aux, Post, Scale};
+use crate::program::form::{BlockForm, BranchScale, Norm, Skip};
+use crate::program::{Beside, Builder, GemmStep, Grad, Posts, Side, Step, Val, Vector};
 
-impl Block {
-    pub(super) fn formula(self) -> String {
-        let Self { inputs, hidden, outputs, phi, skip } = self;
-        let (phi, skip) = (phi.name(), if skip { " + x" } else { "" });
-        format!("y = {phi}(x W1ᵀ + b1) W2ᵀ + b2{skip}, {inputs} -> {hidden} -> {outputs}")
+/// An activation that has been emitted: how its derivative is told.
+#[derive(Debug, Clone, Copy)]
+enum Slope {
+    /// It is the identity.
+    One,
+    /// Kept beside the result.
+    Kept(Val),
+    /// From the result.
+    Told(Val),
+}
+
+impl Slope {
+    /// Of `phi`, whose result is `out` and stays so, or is hidden by what is done to it next.
+    fn new(b: &mut Builder, phi: Activation, out: Val, stays: bool) -> Self {
+        match phi {
+            Activation::Identity => Slope::One,
+            _ if stays && phi.differentiates_from_output() => Slope::Told(out),
+            _ => Slope::Kept(b.value("slope", b.cols(out))),
+        }
+    }
+
+    fn aux(self) -> Option<Beside<Val>> {
+        if let Slope::Kept(to) = self { Some(Beside { what: Aux::Slope, to }) } else { None }
+    }
+
+    /// What a gradient is multiplied by.
+    fn post(self) -> Option<Post<Val>> {
+        match self {
+            Slope::One => None,
+            Slope::Kept(slope) => Some(Post::Times(slope)),
+            Slope::Told(h) => Some(Post::Mask(h)),
+        }
+    }
+}
+
+/// What is added to a gradient on its way down, and times what.
+type Added = Option<(f32, Val)>;
+
+fn add((factor, v): (f32, Val)) -> Post<Val> {
+    if factor == 1.0 { Post::Add(v) } else { Post::AddScaled(factor, v) }
+}
+
+fn gemm(a: Val, affine: usize, side: Side, posts: Posts<Val>, out: Val) -> GemmStep<Val> {
+    GemmStep { a, affine, side, onto: false, posts, aux: None, out }
+}
+
+/// out = phi(a), a pass of its own. `leaves`: whether the result may go to the caller, so that it is on no record.
+fn activate(b: &mut Builder, phi: Activation, a: Val, leaves: bool) -> (Val, Slope) {
+    if phi == Activation::Identity {
+        return (a, Slope::One);
+    }
+    let out = b.value("a", b.cols(a));
+    let slope = Slope::new(b, phi, out, !leaves);
+    b.step(Step::Each { a, posts: Posts::from_iter([Post::Act(phi)]), aux: slope.aux(), out });
+    (out, slope)
+}
+
+/// out = posts(a), unless there is nothing to do.
+fn each(b: &mut Builder, name: &'static str, a: Val, posts: impl IntoIterator<Item = Post<Val>>) -> Val {
+    let mut posts = posts.into_iter().peekable();
+    if posts.peek().is_none() {
+        return a;
+    }
+    let out = b.value(name, b.cols(a));
+    b.step(Step::Each { a, posts: posts.collect(), aux: None, out });
+    out
+}
+
+/// A block on its way from forward to backward.
+#[derive(Debug, Clone, Copy)]
+struct Emission {
+    form: BlockForm,
+    x: Val,
+    pre_norm: Option<Emitted>,
+    pre_slope: Slope,
+    /// What the first weight layers read.
+    n: Val,
+    first: usize,
+    hidden: Hidden,
+    h: Val,
+    second: usize,
+    shortcut: Option<usize>,
+    scale: Option<Vector>,
+    /// The branch before its scale, where that is learned.
+    branch: Option<Val>,
+    post_slope: Slope,
+    post_norm: Option<Emitted>,
+}
+
+/// How h comes about.
+#[derive(Debug, Clone, Copy)]
+enum Hidden {
+    /// φ(z), z perhaps having been through a norm.
+    Plain { inner: Option<Emitted>, slope: Slope },
+    /// φ(z) ⊙ u: the map of u, φ(z), and u ⊙ φ'(z).
+    Gated { third: usize, gate: Val, passed: Val },
+}
+
+/// The GEMM that makes h, and that which makes what its gate lets through.
+type Makers = (GemmStep<Val>, Option<GemmStep<Val>>);
+
+impl BlockForm {
+    pub(super) fn formula(&self) -> String {
+        let Self { inputs, hidden, outputs, activation, .. } = *self;
+        let act = |phi: Activation, of: String| {
+            if phi == Activation::Identity { of } else { format!("{}({of})", phi.name()) }
+        };
+        let normed =
+            |norm: Option<Norm>, of: String| norm.map_or(of.clone(), |norm| format!("{} of {of}", norm.formula()));
+        let n = act(self.pre_activation, normed(self.pre_norm, "x".into()));
+        let z = normed(self.inner_norm, format!("{n} W1ᵀ + b1"));
+        let h = act(activation, z);
+        let h = if self.gated { format!("({h} ⊙ ({n} W3ᵀ + b3))") } else { h };
+        let branch = format!("{h} W2ᵀ + b2");
+        let branch = match self.branch_scale {
+            BranchScale::Constant(1.0) => branch,
+            BranchScale::Constant(scale) => format!("{scale} ({branch})"),
+            BranchScale::Scalar(_) | BranchScale::Vector(_) => format!("λ ({branch})"),
+        };
+        let factor = if self.skip_scale == 1.0 { String::new() } else { format!("{} ", self.skip_scale) };
+        let skip = match self.skip {
+            Skip::None => String::new(),
+            Skip::Identity => format!(" + {factor}x"),
+            Skip::Projection => format!(" + {factor}(x Wsᵀ + bs)"),
+        };
+        let y = normed(self.post_norm, act(self.post_activation, branch + &skip));
+        format!("y = {y}, {inputs} -> {hidden} -> {outputs}")
     }
 
     pub(super) fn emit(self, b: &mut Builder, x: Val) -> Val {
-        let Self { inputs, hidden, outputs, phi, skip } = self;
-        let (w1, w2) = (b.affine(inputs, hidden), b.affine(hidden, outputs));
-        // F1, F2. The slope is kept unless h tells it.
-        let told = phi.differentiates_from_output();
-        let slope = (!told).then(|| b.value("slope", hidden));
-        let (h, y) = (b.value("h", hidden), b.value("y", outputs));
-        let gemm = |a, affine, side, posts, slope, out| GemmStep { a, affine, side, posts, slope, out };
-        b.step(Step::Chunks {
-            first: gemm(x, w1, Side::Forward, Posts::new(phi, None), slope, h),
-            second: gemm(h, w2, Side::Forward, Posts::new(Activation::Identity, skip.then_some(x)), None, y),
+        let pre_norm = self.pre_norm.map(|norm| norm.emit(b, x, false));
+        let (n, pre_slope) = activate(b, self.pre_activation, pre_norm.map_or(x, |norm| norm.out), false);
+        let first = b.affine(self.inputs, self.hidden);
+        // What is between the two GEMMs goes by chunks of its columns, unless a norm wants whole rows of it.
+        let (makers, hidden, h) = self.hidden(b, n, first);
+        let second = b.affine(self.hidden, self.outputs);
+        let (shortcut, skip) = match self.skip {
+            Skip::None => (None, None),
+            Skip::Identity => (None, Some((self.skip_scale, x))),
+            Skip::Projection => {
+                let (map, s) = (b.affine(self.inputs, self.outputs), b.value("s", self.outputs));
+                b.step(Step::Gemm(gemm(x, map, Side::Forward, Posts::default(), s)));
+                (Some(map), Some((self.skip_scale, s)))
+            }
+        };
+        let scale = match self.branch_scale {
+            BranchScale::Constant(_) => None,
+            BranchScale::Scalar(_) => Some(b.vector("scale", 1)),
+            BranchScale::Vector(_) => Some(b.vector("scale", self.outputs)),
+        };
+        let factor = match (self.branch_scale, scale) {
+            (_, Some(vector)) => Some(Scale::Row(vector.val)),
+            (BranchScale::Constant(c), _) if c != 1.0 => Some(Scale::Number(c)),
+            _ => None,
+        };
+        let sum = match (factor, skip) {
+            (None, skip) => [skip.map(add), None],
+            (Some(factor), Some((1.0, s))) => [Some(Post::ScaleAdd(factor, s)), None],
+            (Some(factor), skip) => [Some(Post::Scale(factor)), skip.map(add)],
+        };
+        // One second result a step: where the branch is kept, the activation after the skip is a pass of its own.
+        let branch = scale.map(|_| b.value("f", self.outputs));
+        let fused = if branch.is_none() { self.post_activation } else { Activation::Identity };
+        let r = b.value(if self.post_norm.is_some() || branch.is_some() { "r" } else { "y" }, self.outputs);
+        let slope = Slope::new(b, fused, r, false);
+        let act = (fused != Activation::Identity).then_some(Post::Act(fused));
+        let posts = sum.into_iter().flatten().chain(act).collect();
+        let aux = branch.map(|to| Beside { what: Aux::Chains, to }).or(slope.aux());
+        let last = GemmStep { aux, ..gemm(h, second, Side::Forward, posts, r) };
+        b.step(match makers {
+            Some((first, second)) => Step::Chunks { first, second, last: Some(last) },
+            None => Step::Gemm(last),
         });
+        let (r, post_slope) =
+            if fused == self.post_activation { (r, slope) } else { activate(b, self.post_activation, r, true) };
+        let post_norm = self.post_norm.map(|norm| norm.emit(b, r, true));
+        let y = post_norm.map_or(r, |norm| norm.out);
 
-        b.adjoint(move |b, dy| {
-            // B1 dz = (dy W2) * phi'(z), B2 dx = dz W1 (+ dy); then B3, B4.
-            let (dz, dx) = (b.value("dz", hidden), b.value("dx", inputs));
-            let derive = match (phi, slope) {
-                (Activation::Identity, _) => Posts::default(),
-                (_, Some(slope)) => Posts::from_iter([Post::Times(slope)]),
-                (_, None) => Posts::from_iter([Post::Mask(h)]),
-            };
-            let dy_skip = Posts::new(Activation::Identity, skip.then_some(dy));
-            b.step(Step::Chunks {
-                first: gemm(dy, w2, Side::Adjoint, derive, None, dz),
-                second: gemm(dz, w1, Side::Adjoint, dy_skip, None, dx),
-            });
-            b.grad(w2, h, dy);
-            b.grad(w1, x, dz);
-            dx
-        });
+        let emission = Emission {
+            form: self,
+            x,
+            pre_norm,
+            pre_slope,
+            n,
+            first,
+            hidden,
+            h,
+            second,
+            shortcut,
+            scale,
+            branch,
+            post_slope,
+            post_norm,
+        };
+        b.adjoint(move |b, dy| emission.adjoint(b, dy));
         y
+    }
+
+    /// h, and the GEMMs that make it, if they may go by chunks of its columns.
+    fn hidden(self, b: &mut Builder, n: Val, first: usize) -> (Option<Makers>, Hidden, Val) {
+        let Self { hidden: width, activation: phi, .. } = self;
+        let act = Posts::new(phi, None);
+        if self.gated {
+            let third = b.affine(self.inputs, width);
+            let (gate, slope) = (b.value("gate", width), b.value("slope", width));
+            let (passed, h) = (b.value("passed", width), b.value("h", width));
+            // u goes on record times the slope of the gate, which is all that backward needs of the two.
+            let told = phi == Activation::Identity;
+            let of_gate = (!told).then_some(Beside { what: Aux::Slope, to: slope });
+            let of_u = Beside { what: if told { Aux::Chains } else { Aux::Product(slope) }, to: passed };
+            let one = GemmStep { aux: of_gate, ..gemm(n, first, Side::Forward, act, gate) };
+            let times = Posts::from_iter([Post::Times(gate)]);
+            let other = GemmStep { aux: Some(of_u), ..gemm(n, third, Side::Forward, times, h) };
+            return (Some((one, Some(other))), Hidden::Gated { third, gate, passed }, h);
+        }
+        let Some(norm) = self.inner_norm else {
+            let told = phi.differentiates_from_output();
+            let kept = (!told).then(|| b.value("slope", width));
+            let h = b.value("h", width);
+            let slope = match (phi, kept) {
+                (Activation::Identity, _) => Slope::One,
+                (_, Some(slope)) => Slope::Kept(slope),
+                (_, None) => Slope::Told(h),
+            };
+            let step = GemmStep { aux: slope.aux(), ..gemm(n, first, Side::Forward, act, h) };
+            return (Some((step, None)), Hidden::Plain { inner: None, slope }, h);
+        };
+        let z = b.value("z", width);
+        b.step(Step::Gemm(gemm(n, first, Side::Forward, Posts::default(), z)));
+        let inner = norm.emit(b, z, false);
+        let (h, slope) = activate(b, phi, inner.out, false);
+        (None, Hidden::Plain { inner: Some(inner), slope }, h)
+    }
+}
+
+impl Emission {
+    fn adjoint(self, b: &mut Builder, dy: Val) -> Val {
+        let Self { form, x, h, second, .. } = self;
+        // Down to r, the sum of skip and branch.
+        let dr = match self.post_norm {
+            Some(norm) => norm.adjoint(b, dy, None),
+            None => each(b, "dr", dy, self.post_slope.post()),
+        };
+        let skip: Added = match (form.skip, self.shortcut) {
+            (Skip::Identity, _) => Some((form.skip_scale, dr)),
+            (_, None) => None,
+            (_, Some(shortcut)) => {
+                let scale = (form.skip_scale != 1.0).then_some(Post::Scale(Scale::Number(form.skip_scale)));
+                let (ds, dx) = (each(b, "ds", dr, scale), b.value("dxs", form.inputs));
+                b.step(Step::Gemm(gemm(ds, shortcut, Side::Adjoint, Posts::default(), dx)));
+                b.grad(Grad::Affine { affine: shortcut, a: x, b: ds });
+                Some((1.0, dx))
+            }
+        };
+        // Down the branch.
+        let df = self.scaled(b, dr);
+        b.grad(Grad::Affine { affine: second, a: h, b: df });
+        // The last step of the branch adds the skip's gradient.
+        let enters = self.pre_norm.is_none() && matches!(self.pre_slope, Slope::One);
+        let dn = self.first_layer(b, df, if enters { skip } else { None });
+        let before = match (self.pre_slope.post(), self.pre_norm) {
+            (None, _) => dn,
+            (post, None) => return each(b, "dx", dn, post.into_iter().chain(skip.map(add))),
+            (post, Some(_)) => each(b, "dn", dn, post),
+        };
+        self.pre_norm.map_or(before, |norm| norm.adjoint(b, before, skip))
+    }
+
+    /// The gradient of the branch before its scale, and that of the scale.
+    fn scaled(self, b: &mut Builder, dr: Val) -> Val {
+        let scale = match (self.scale, self.form.branch_scale) {
+            (Some(scale), _) => Scale::Row(scale.val),
+            (None, BranchScale::Constant(c)) if c != 1.0 => Scale::Number(c),
+            _ => return dr,
+        };
+        if let (Some(Vector { number: vector, .. }), Some(times)) = (self.scale, self.branch) {
+            b.grad(match self.form.branch_scale {
+                BranchScale::Scalar(_) => Grad::Rows { vector, b: dr, times },
+                _ => Grad::Columns { vector, b: dr, times: Some(times) },
+            });
+        }
+        each(b, "df", dr, [Post::Scale(scale)])
+    }
+
+    /// B1 and B2, from the gradient of the branch to that of what its first layers read.
+    fn first_layer(self, b: &mut Builder, df: Val, skip: Added) -> Val {
+        let Self { form, n, first, second, .. } = self;
+        let BlockForm { inputs, hidden: width, .. } = form;
+        let last = Posts::from_iter(skip.map(add));
+        match self.hidden {
+            Hidden::Plain { inner: None, slope } => {
+                let (dz, dn) = (b.value("dz", width), b.value("dx", inputs));
+                let one = gemm(df, second, Side::Adjoint, slope.post().into_iter().collect(), dz);
+                let other = gemm(dz, first, Side::Adjoint, last, dn);
+                b.step(Step::Chunks { first: one, second: None, last: Some(other) });
+                b.grad(Grad::Affine { affine: first, a: n, b: dz });
+                dn
+            }
+            Hidden::Plain { inner: Some(norm), slope } => {
+                let da = b.value("da", width);
+                b.step(Step::Gemm(gemm(df, second, Side::Adjoint, slope.post().into_iter().collect(), da)));
+                let dz = norm.adjoint(b, da, None);
+                let dn = b.value("dx", inputs);
+                b.step(Step::Gemm(gemm(dz, first, Side::Adjoint, last, dn)));
+                b.grad(Grad::Affine { affine: first, a: n, b: dz });
+                dn
+            }
+            Hidden::Gated { third, gate, passed } => {
+                let (du, dz, dn) = (b.value("du", width), b.value("dz", width), b.value("dx", inputs));
+                let beside = Some(Beside { what: Aux::Product(gate), to: du });
+                let times = Posts::from_iter([Post::Times(passed)]);
+                let one = GemmStep { aux: beside, ..gemm(df, second, Side::Adjoint, times, dz) };
+                let other = gemm(dz, first, Side::Adjoint, Posts::default(), dn);
+                b.step(Step::Chunks { first: one, second: None, last: Some(other) });
+                b.step(Step::Gemm(GemmStep { onto: true, ..gemm(du, third, Side::Adjoint, last, dn) }));
+                b.grad(Grad::Affine { affine: first, a: n, b: dz });
+                b.grad(Grad::Affine { affine: third, a: n, b: du });
+                dn
+            }
+        }
     }
 }
 
@@ -121,4 +404,215 @@ pub fn block_backward<T: Real>(
     grads.dx = input_gradient((n, d, h), &dz, p.w1, p.skip.then_some(dy));
     weight_gradient((n, h, d), &out.h, dy, &mut grads.dw2, &mut grads.db2);
     weight_gradient((n, d, h), x, &dz, &mut grads.dw1, &mut grads.db1);
+}
+
+/// Weights (outputs, inputs) and bias of a map, or their gradients.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MapTensors<T> {
+    /// W.
+    pub w: Vec<T>,
+    /// b.
+    pub b: Option<Vec<T>>,
+}
+
+/// The parameters of a [`BlockForm`], or their gradients. What the form does not have is None.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlockTensors<T> {
+    /// W1, b1.
+    pub first: MapTensors<T>,
+    /// W3, b3 of a gated block.
+    pub third: Option<MapTensors<T>>,
+    /// W2, b2.
+    pub second: MapTensors<T>,
+    /// Ws, bs.
+    pub shortcut: Option<MapTensors<T>>,
+    /// γ and β of the norms: of the input, before φ, after the skip.
+    pub norms: [[Option<Vec<T>>; 2]; 3],
+    /// λ: of length 1 if it is one number.
+    pub scale: Option<Vec<T>>,
+}
+
+impl<T: Real> BlockTensors<T> {
+    /// All of one number.
+    pub fn filled(form: &BlockForm, value: T) -> Self {
+        let BlockForm { inputs: d, hidden: h, outputs: m, .. } = *form;
+        let map = |k: usize, m: usize| MapTensors { w: vec![value; k * m], b: form.biases.then(|| vec![value; m]) };
+        let norm = |norm: Option<Norm>, width: usize| {
+            [norm.is_some_and(|n| n.gain), norm.is_some_and(|n| n.shift)].map(|there| there.then(|| vec![value; width]))
+        };
+        Self {
+            first: map(d, h),
+            third: form.gated.then(|| map(d, h)),
+            second: map(h, m),
+            shortcut: (form.skip == Skip::Projection).then(|| map(d, m)),
+            norms: [norm(form.pre_norm, d), norm(form.inner_norm, h), norm(form.post_norm, m)],
+            scale: match form.branch_scale {
+                BranchScale::Constant(_) => None,
+                BranchScale::Scalar(_) => Some(vec![value]),
+                BranchScale::Vector(_) => Some(vec![value; m]),
+            },
+        }
+    }
+}
+
+/// What a block of any form computes on the way forward.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FormOut<T> {
+    pre_norm: Option<NormOut<T>>,
+    inner_norm: Option<NormOut<T>>,
+    post_norm: Option<NormOut<T>>,
+    /// What the pre-activation is applied to, what the first layers read, and what φ is applied to.
+    before: Vec<T>,
+    n: Vec<T>,
+    z: Vec<T>,
+    /// φ(z), what the gate lets through, and their product (or φ(z) itself).
+    gate: Vec<T>,
+    passed: Vec<T>,
+    h: Vec<T>,
+    /// The branch before its scale, the sum, and the result.
+    f: Vec<T>,
+    r: Vec<T>,
+    /// y, `n x outputs`.
+    pub y: Vec<T>,
+}
+
+fn activated<T: Real>(z: &[T], phi: Activation) -> Vec<T> {
+    z.iter().map(|z| if phi == Activation::Identity { *z } else { z.activate(phi) }).collect()
+}
+
+fn plus<T: Real>(g: T, factor: f32, s: T) -> T {
+    if factor == 1.0 { g.add(s) } else { s.fma(T::number(factor), g) }
+}
+
+/// λ for output j: None where there is no scale.
+fn scale<T: Real>(form: &BlockForm, p: &BlockTensors<T>, j: usize) -> Option<T> {
+    match (&p.scale, form.branch_scale) {
+        (Some(scale), _) => Some(scale[j.min(scale.len() - 1)]),
+        (None, BranchScale::Constant(c)) if c != 1.0 => Some(T::number(c)),
+        _ => None,
+    }
+}
+
+/// A block of any form on `n` rows: the formula of [`BlockForm`].
+pub fn form<T: Real>(form: &BlockForm, n: usize, x: &[T], p: &BlockTensors<T>) -> FormOut<T> {
+    let BlockForm { inputs: d, hidden: width, outputs: m, .. } = *form;
+    let map = |k, m, x: &[T], map: &MapTensors<T>| {
+        linear((n, k, m), x, &map.w, map.b.as_deref(), Activation::Identity, None).z
+    };
+    let normed = |at: usize, kind: Option<Norm>, width, x: &[T]| {
+        let [gain, shift] = &p.norms[at];
+        kind.map(|kind| norm((n, width), x, kind, gain.as_deref(), shift.as_deref()))
+    };
+    let of = |norm: &Option<NormOut<T>>, x: &[T]| norm.as_ref().map_or_else(|| x.to_vec(), |norm| norm.out.clone());
+
+    let pre_norm = normed(0, form.pre_norm, d, x);
+    let before = of(&pre_norm, x);
+    let entered = activated(&before, form.pre_activation);
+    let z = map(d, width, &entered, &p.first);
+    let inner_norm = normed(1, form.inner_norm, width, &z);
+    let z = of(&inner_norm, &z);
+    let gate = activated(&z, form.activation);
+    let passed = p.third.as_ref().map(|third| map(d, width, &entered, third)).unwrap_or_default();
+    let h: Vec<T> = if form.gated { passed.iter().zip(&gate).map(|(u, g)| u.mul(*g)).collect() } else { gate.clone() };
+    let f = map(width, m, &h, &p.second);
+    let s = p.shortcut.as_ref().map_or_else(|| x.to_vec(), |shortcut| map(d, m, x, shortcut));
+    let sum = |(i, &f): (usize, &T)| match (scale(form, p, i % m), form.skip) {
+        (None, Skip::None) => f,
+        (Some(scale), Skip::None) => f.mul(scale),
+        (None, _) => plus(f, form.skip_scale, s[i]),
+        (Some(scale), _) if form.skip_scale == 1.0 => f.fma(scale, s[i]),
+        (Some(scale), _) => plus(f.mul(scale), form.skip_scale, s[i]),
+    };
+    let r: Vec<T> = f.iter().enumerate().map(sum).collect();
+    let post_norm = normed(2, form.post_norm, m, &r);
+    let y = of(&post_norm, &activated(&r, form.post_activation));
+    FormOut { pre_norm, inner_norm, post_norm, before, n: entered, z, gate, passed, h, f, r, y }
+}
+
+/// Backward of [`form`] given dy: returns dx. `grads` holds what the chains continue from.
+///
+/// dr = dy p'(r) or the norm's; df = λ dr; dh = df W2; dz = dh φ'(z), or dh (u φ'(z)) and du = dh φ(z) of a gate; dn = dz W1, and on in the same
+/// chain du W3; then the norm's, the pre-activation's, and + α dr, or + (α dr) Ws. dλ: sums of dr f over the rows by fma; of one number, those of
+/// each row first.
+pub fn form_backward<T: Real>(
+    form: &BlockForm,
+    n: usize,
+    x: &[T],
+    p: &BlockTensors<T>,
+    out: &FormOut<T>,
+    dy: &[T],
+    grads: &mut BlockTensors<T>,
+) -> Vec<T> {
+    let BlockForm { inputs: d, hidden: width, outputs: m, .. } = *form;
+    let norm_adjoint =
+        |at: usize, kind: Option<Norm>, width, out: &Option<NormOut<T>>, dn: Vec<T>, grads: &mut BlockTensors<T>| {
+            let (Some(kind), Some(out)) = (kind, out) else { return dn };
+            let [dgain, dshift] = &mut grads.norms[at];
+            norm_backward(
+                (n, width),
+                kind,
+                p.norms[at][0].as_deref(),
+                out,
+                &dn,
+                dgain.as_deref_mut(),
+                dshift.as_deref_mut(),
+            )
+        };
+    let derive =
+        |g: Vec<T>, z: &[T], phi| -> Vec<T> { g.iter().zip(z).map(|(&g, &z)| times_derivative(g, z, phi)).collect() };
+    let sums = |k, m, x: &[T], dz: &[T], grad: &mut MapTensors<T>| {
+        let (mut none, MapTensors { w, b }) = (vec![T::ZERO; m], grad);
+        weight_gradient((n, k, m), x, dz, w, b.as_mut().unwrap_or(&mut none));
+    };
+
+    let dr = norm_adjoint(2, form.post_norm, m, &out.post_norm, dy.to_vec(), grads);
+    let dr = derive(dr, &out.r, form.post_activation);
+    let skip: Option<(f32, Vec<T>)> = match (form.skip, &p.shortcut, &mut grads.shortcut) {
+        (Skip::None, ..) => None,
+        (_, Some(shortcut), Some(grad)) => {
+            let factor = T::number(form.skip_scale);
+            let ds: Vec<T> = dr.iter().map(|g| if form.skip_scale == 1.0 { *g } else { g.mul(factor) }).collect();
+            sums(d, m, x, &ds, grad);
+            Some((1.0, input_gradient((n, d, m), &ds, &shortcut.w, None)))
+        }
+        _ => Some((form.skip_scale, dr.clone())),
+    };
+    let added = |dx: Vec<T>| match &skip {
+        Some((factor, s)) => dx.iter().zip(s).map(|(&g, &s)| plus(g, *factor, s)).collect(),
+        None => dx,
+    };
+    match grads.scale.as_deref_mut() {
+        Some([sum]) if matches!(form.branch_scale, BranchScale::Scalar(_)) => {
+            for r in 0..n {
+                *sum = sum.add(row_sum(m, |j, sum: T| dr[r * m + j].fma(out.f[r * m + j], sum)));
+            }
+        }
+        Some(sums) => (0..n * m).for_each(|i| sums[i % m] = dr[i].fma(out.f[i], sums[i % m])),
+        None => {}
+    }
+    let df: Vec<T> =
+        dr.iter().enumerate().map(|(i, g)| scale(form, p, i % m).map_or(*g, |scale| g.mul(scale))).collect();
+    sums(width, m, &out.h, &df, &mut grads.second);
+    let dh = input_gradient((n, width, m), &df, &p.second.w, None);
+    let (dz, du) = if form.gated {
+        let phi = form.activation;
+        let passed = |i: usize| times_derivative(out.passed[i], out.z[i], phi);
+        let dz: Vec<T> = (0..n * width).map(|i| dh[i].mul(passed(i))).collect();
+        (dz, (0..n * width).map(|i| dh[i].mul(out.gate[i])).collect())
+    } else {
+        (derive(dh, &out.z, form.activation), Vec::new())
+    };
+    let dz = norm_adjoint(1, form.inner_norm, width, &out.inner_norm, dz, grads);
+    sums(d, width, &out.n, &dz, &mut grads.first);
+    let mut dn = input_gradient((n, d, width), &dz, &p.first.w, None);
+    if let (Some(third), Some(grad)) = (&p.third, &mut grads.third) {
+        sums(d, width, &out.n, &du, grad);
+        for r in 0..n {
+            for (i, dn) in dn[r * d..(r + 1) * d].iter_mut().enumerate() {
+                *dn = (0..width).fold(*dn, |g, j| du[r * width + j].fma(third.w[j * d + i], g));
+            }
+        }
+    }
+    let dn = derive(dn, &out.before, form.pre_activation);
+    added(norm_adjoint(0, form.pre_norm, d, &out.pre_norm, dn, grads))
 }

@@ -2,8 +2,9 @@
 
 use super::spec::{Real, input_gradient, times_derivative, weight_gradient};
 use crate::Activation;
+use crate::gemm::epilogue::{Aux, Post};
 use crate::program::form::Linear;
-use crate::program::{Builder, GemmStep, Port, Posts, Side, Step, Val};
+use crate::program::{Beside, Builder, GemmStep, Grad, Port, Posts, Side, Step, Val};
 
 impl Linear {
     pub(super) fn formula(self) -> String {
@@ -23,21 +24,23 @@ impl Linear {
             a: x,
             affine,
             side: Side::Forward,
+            onto: false,
             posts: Posts::new(phi, Some(addend)),
-            slope,
+            aux: slope.map(|to| Beside { what: Aux::Slope, to }),
             out: y,
         }));
 
         b.adjoint(move |b, dy| {
             let dz = slope.map_or(dy, |slope| {
                 let dz = b.value("dz", outputs);
-                b.step(Step::Times { a: dy, b: slope, out: dz });
+                let posts = Posts::from_iter([Post::Times(slope)]);
+                b.step(Step::Each { a: dy, posts, aux: None, out: dz });
                 dz
             });
             let dx = b.value("dx", inputs);
             let posts = Posts::new(Activation::Identity, skip.then_some(dy));
-            b.step(Step::Gemm(GemmStep { a: dz, affine, side: Side::Adjoint, posts, slope: None, out: dx }));
-            b.grad(affine, x, dz);
+            b.step(Step::Gemm(GemmStep { a: dz, affine, side: Side::Adjoint, onto: false, posts, aux: None, out: dx }));
+            b.grad(Grad::Affine { affine, a: x, b: dz });
             dx
         });
         y

@@ -6,6 +6,7 @@
 
 pub(crate) mod block;
 pub(crate) mod linear;
+pub(crate) mod norm;
 pub(crate) mod spec;
 
 use crate::error::Error;

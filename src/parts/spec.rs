@@ -12,6 +12,16 @@ pub trait Real: Copy + PartialEq + std::fmt::Debug {
     fn add(self, a: Self) -> Self;
     /// self * a.
     fn mul(self, a: Self) -> Self;
+    /// self - a.
+    fn sub(self, a: Self) -> Self;
+    /// self / a.
+    fn div(self, a: Self) -> Self;
+    /// -self.
+    fn neg(self) -> Self;
+    /// The square root.
+    fn sqrt(self) -> Self;
+    /// This number, exactly.
+    fn number(x: f32) -> Self;
     /// phi(self).
     fn activate(self, phi: Activation) -> Self;
     /// phi'(self).
@@ -28,6 +38,21 @@ impl Real for f32 {
     }
     fn mul(self, a: f32) -> f32 {
         self * a
+    }
+    fn sub(self, a: f32) -> f32 {
+        self - a
+    }
+    fn div(self, a: f32) -> f32 {
+        self / a
+    }
+    fn neg(self) -> f32 {
+        -self
+    }
+    fn sqrt(self) -> f32 {
+        f32::sqrt(self)
+    }
+    fn number(x: f32) -> f32 {
+        x
     }
     fn activate(self, phi: Activation) -> f32 {
         phi.value(self)
@@ -49,6 +74,21 @@ impl Real for f64 {
     }
     fn mul(self, a: f64) -> f64 {
         self * a
+    }
+    fn sub(self, a: f64) -> f64 {
+        self - a
+    }
+    fn div(self, a: f64) -> f64 {
+        self / a
+    }
+    fn neg(self) -> f64 {
+        -self
+    }
+    fn sqrt(self) -> f64 {
+        f64::sqrt(self)
+    }
+    fn number(x: f32) -> f64 {
+        f64::from(x)
     }
 
     fn activate(self, phi: Activation) -> f64 {
@@ -127,6 +167,21 @@ fn logistic(z: f64) -> f64 {
 fn bell(z: f64) -> f64 {
     let e = libm::exp(-z.abs());
     e / ((1.0 + e) * (1.0 + e))
+}
+
+/// A sum along a row of `d` columns: 16 chains, one for each column modulo 16, each of `step`s from 0; then a fixed tree over the 16. Chains
+/// without a column hold 0 and take part.
+pub(super) fn row_sum<T: Real>(d: usize, step: impl Fn(usize, T) -> T) -> T {
+    let mut lanes = [T::ZERO; 16];
+    for j in 0..d {
+        lanes[j % 16] = step(j, lanes[j % 16]);
+    }
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            lanes[lane] = lanes[lane].add(lanes[lane + half]);
+        }
+    }
+    lanes[0]
 }
 
 /// g * phi'(z); the identity multiplies by nothing.

@@ -5,12 +5,15 @@
 
 use super::memory::{Home, Memory};
 use super::{Program, Step, Use, Val, wide};
+use std::iter;
 
-/// One of the two pieces of memory of a row block.
+/// One of the two pieces of memory of a row block, or the parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Region {
     Record,
     Local,
+    /// Vectors of parameters, by number.
+    Parameters,
 }
 
 /// The operand of a step, resolved. Distances are in floats a row.
@@ -18,14 +21,24 @@ pub(crate) enum Region {
 pub(crate) struct Operand {
     /// None: with the caller.
     pub(crate) region: Option<Region>,
-    /// Written: which of the places that are cut out of the region. Read: which of the pieces that are left.
+    /// Written, or read by the step that writes it: which of the places that are cut out of the region. Read: which of the pieces that are
+    /// left.
     pub(crate) piece: u8,
+    /// Whether it is read by the step that writes it.
+    pub(crate) own: bool,
     /// Whether the place has room for a chunk of the columns alone.
     pub(crate) chunk: bool,
-    /// Where it starts in the piece.
+    /// Where it starts in the piece; the number of a vector.
     pub(crate) at: usize,
     /// Columns of the value.
     pub(crate) cols: usize,
+}
+
+impl Operand {
+    /// Whether this is the same value, one of the two being written, and the other read, by one step.
+    pub(crate) fn is(&self, other: Operand) -> bool {
+        (self.region, self.piece) == (other.region, other.piece)
+    }
 }
 
 /// Most places that a step writes.
@@ -51,9 +64,9 @@ impl Cuts {
         &self.places[..self.count]
     }
 
-    /// Which of the places this is.
-    fn place(&self, start: usize, width: usize) -> usize {
-        self.as_slice().iter().position(|&place| place == (start, width)).unwrap_or(0)
+    /// Which of the places this is, if it is one.
+    fn place(&self, start: usize, width: usize) -> Option<usize> {
+        self.as_slice().iter().position(|&place| place == (start, width))
     }
 
     /// The piece between the places in which `at` lies, and where it starts.
@@ -85,8 +98,9 @@ impl Lowering<'_> {
     pub(crate) fn steps(&self, steps: &[Step<Val>], lowered: &mut Vec<Lowered>) {
         for step in steps {
             match (*step, self.chunk) {
-                (Step::Chunks { first, second }, None) => {
-                    lowered.extend([first, second].into_iter().filter_map(|g| self.step(&Step::Gemm(g))));
+                (Step::Chunks { first, second, last }, None) => {
+                    let gemms = iter::once(first).chain(second).chain(last);
+                    lowered.extend(gemms.filter_map(|g| self.step(&Step::Gemm(g))));
                 }
                 _ => lowered.extend(self.step(step)),
             }
@@ -101,6 +115,7 @@ impl Lowering<'_> {
             match memory.home(val) {
                 Home::None => None,
                 Home::Caller => Some((None, 0, cols)),
+                Home::Parameter(number) => Some((Some(Region::Parameters), number, cols)),
                 Home::Record(at) => Some((Some(Region::Record), at, cols)),
                 Home::Local(at) => Some((Some(Region::Local), at, cols)),
                 Home::Chunk(at) => Some((Some(Region::Local), at, cols.min(chunk.unwrap_or(cols)))),
@@ -115,12 +130,15 @@ impl Lowering<'_> {
         let step = step.map(|val, of| {
             let (region, at, span) = home(val)?;
             let cuts = if region == Some(Region::Record) { &record } else { &local };
-            let (piece, start) = match of {
-                Use::Write => (cuts.place(at, wide(span)), at),
-                Use::Read => cuts.piece(at),
+            let own = if region == Some(Region::Parameters) { None } else { cuts.place(at, wide(span)) };
+            let (piece, start) = match own {
+                _ if region == Some(Region::Parameters) => (0, 0),
+                Some(place) => (place, at),
+                None => cuts.piece(at),
             };
             let cols = program.value(val).cols;
-            Some(Operand { region, piece: piece as u8, chunk: span < cols, at: at - start, cols })
+            let own = own.is_some() && of == Use::Read;
+            Some(Operand { region, piece: piece as u8, own, chunk: span < cols, at: at - start, cols })
         })?;
         Some(Lowered { step, record, local })
     }

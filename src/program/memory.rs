@@ -5,12 +5,13 @@
 //! that a plan serves any number of rows; a value of width w at offset o takes floats o · rows .. (o + w) · rows.
 //!
 //! Time goes by *moments*: the steps of a forward pass, the groups of parts of a backward pass (whose sums over the batch come last in
-//! the group). Values whose moments do not meet may share a place. Values are numbered in the order in which they are first written,
-//! so one pass over them is enough: each takes the lowest gap that is free from its first moment on.
+//! the group). Values whose moments do not meet may share a place. They are taken in the order of their first moments, so one pass is
+//! enough: each takes the lowest gap that is free from its first moment on.
 
-use super::{Part, Port, Program, Step, Use, Val};
+use super::{Grad, Part, Port, Program, Step, Use, Val};
 use crate::error::Error;
 use crate::gemm::buffers::room;
+use std::iter;
 use std::ops::Range;
 
 /// Where a value lives.
@@ -20,6 +21,8 @@ pub(crate) enum Home {
     None,
     /// With the caller.
     Caller,
+    /// A vector of parameters, by its number.
+    Parameter(usize),
     /// On the record of the row block, from so many floats a row on.
     Record(usize),
     /// In local memory.
@@ -36,6 +39,7 @@ pub(crate) struct Memory {
     pub(crate) local_width: usize,
     // Kept so that planning again takes no new memory:
     lives: Vec<Life>,
+    order: Vec<Val>,
     placed: Vec<Taken>,
 }
 
@@ -44,8 +48,15 @@ pub(crate) struct Memory {
 struct Life {
     first: usize,
     last: usize,
-    /// Whether anything reads it.
-    read: bool,
+    /// Whether anything needs it.
+    wanted: bool,
+}
+
+impl Life {
+    /// Lives at this moment.
+    fn at(&mut self, moment: usize) {
+        (self.first, self.last) = (self.first.min(moment), self.last.max(moment));
+    }
 }
 
 /// A piece of local memory in use.
@@ -78,30 +89,45 @@ impl Memory {
     pub(crate) fn forward(&mut self, program: &Program, calls_for: ForwardUse) -> Option<()> {
         let ForwardUse { record, skip, chunk } = calls_for;
         let steps = || program.parts.iter().flat_map(|part| &part.forward);
+        // What is wanted: the result, what backward reads, and what a step reads that computes something wanted.
+        self.lives[program.y.0].wanted = true;
+        for (val, value) in program.vals() {
+            self.lives[val.0].wanted |= record && value.kept.is_some();
+        }
+        program.parts.iter().rev().flat_map(|part| part.forward.iter().rev()).for_each(|step| self.want(step));
         for (moment, step) in steps().enumerate() {
-            step.operands(|val, of| self.live(val, moment, of));
+            self.live(step, moment);
         }
         for (val, value) in program.vals() {
-            self.homes[val.0] = match (value.kept, self.lives[val.0].read) {
+            self.homes[val.0] = match (value.kept, value.vector) {
+                (_, Some(number)) => Home::Parameter(number),
                 _ if val == program.y => Home::Caller,
                 (Some(at), _) if record => Home::Record(at),
-                (_, false) => Home::None,
-                (_, true) => Home::Local(0),
+                _ if self.lives[val.0].wanted => Home::Local(0),
+                _ => Home::None,
             };
         }
         for step in steps() {
             match *step {
                 Step::Load { port: Port::Skip, out } if !skip => self.homes[out.0] = Home::None,
-                Step::Chunks { first, .. } if self.home(first.out) == Home::Local(0) => {
-                    let Life { first: from, last: to, .. } = self.lives[first.out.0];
-                    if from == to && chunk < program.value(first.out).width() {
-                        self.homes[first.out.0] = Home::Chunk(0);
+                Step::Chunks { first, second, .. } => {
+                    for g in iter::once(first).chain(second) {
+                        let written = iter::once(g.out).chain(g.aux.map(|aux| aux.to));
+                        written.for_each(|val| self.by_chunks(program, val, chunk));
                     }
                 }
                 _ => {}
             }
         }
         self.place(program, chunk)
+    }
+
+    /// Gives a value that is used in one step alone, which goes by chunks, room for a chunk.
+    fn by_chunks(&mut self, program: &Program, val: Val, chunk: usize) {
+        let Life { first, last, .. } = self.lives[val.0];
+        if self.home(val) == Home::Local(0) && first == last && chunk < program.value(val).width() {
+            self.homes[val.0] = Home::Chunk(0);
+        }
     }
 
     /// Plans a backward pass whose parts are taken in `groups`, from the last one down, after `begin`. None if a size overflows.
@@ -111,24 +137,24 @@ impl Memory {
         groups: impl Iterator<Item = Range<usize>>,
         dx_wanted: bool,
     ) -> Option<()> {
+        self.lives[program.dx.0].wanted = dx_wanted;
+        for Part { backward, grads, .. } in &program.parts {
+            grads.iter().flat_map(Grad::reads).for_each(|val| self.lives[val.0].wanted = true);
+            backward.iter().rev().for_each(|step| self.want(step));
+        }
         for (moment, group) in groups.enumerate() {
             for Part { backward, grads, .. } in program.parts[group].iter().rev() {
-                backward.iter().for_each(|step| step.operands(|val, of| self.live(val, moment, of)));
-                grads.iter().for_each(|g| [g.a, g.b].iter().for_each(|&val| self.live(val, moment, Use::Read)));
+                backward.iter().for_each(|step| self.live(step, moment));
+                grads.iter().flat_map(Grad::reads).for_each(|val| self.lives[val.0].at(moment));
             }
         }
         for (val, value) in program.vals() {
-            self.homes[val.0] = match value.kept {
-                Some(at) => Home::Record(at),
-                None if val == program.dx => {
-                    if dx_wanted {
-                        Home::Caller
-                    } else {
-                        Home::None
-                    }
-                }
-                None if self.lives[val.0].read => Home::Local(0),
-                None => Home::None,
+            self.homes[val.0] = match (value.kept, value.vector) {
+                (_, Some(number)) => Home::Parameter(number),
+                (Some(at), _) => Home::Record(at),
+                _ if !self.lives[val.0].wanted => Home::None,
+                _ if val == program.dx => Home::Caller,
+                _ => Home::Local(0),
             };
         }
         self.place(program, usize::MAX)
@@ -140,24 +166,44 @@ impl Memory {
         room(&mut self.homes, count)?;
         room(&mut self.lives, count)?;
         room(&mut self.placed, count)?;
+        room(&mut self.order, count)?;
         self.homes.resize(count, Home::None);
-        self.lives.resize(count, Life { first: usize::MAX, last: 0, read: false });
+        self.lives.resize(count, Life { first: usize::MAX, last: 0, wanted: false });
         self.local_width = 0;
         Ok(())
     }
 
-    fn live(&mut self, val: Val, moment: usize, of: Use) {
-        let life = &mut self.lives[val.0];
-        (life.first, life.last) = (life.first.min(moment), life.last.max(moment));
-        life.read |= of == Use::Read;
+    /// The step without what is not wanted of it; None if that is all of it.
+    fn wanted(&self, step: &Step<Val>) -> Option<Step<Val>> {
+        step.map(|val, of| (of == Use::Read || self.lives[val.0].wanted).then_some(val))
+    }
+
+    /// Wants what a step reads, if something is wanted of it. To be asked of later steps first.
+    fn want(&mut self, step: &Step<Val>) {
+        if let Step::Chunks { first, second, last } = *step {
+            return last.into_iter().chain(second).chain([first]).for_each(|g| self.want(&Step::Gemm(g)));
+        }
+        if let Some(step) = self.wanted(step) {
+            step.operands(|val, _| self.lives[val.0].wanted = true);
+        }
+    }
+
+    fn live(&mut self, step: &Step<Val>, moment: usize) {
+        if let Some(step) = self.wanted(step) {
+            step.operands(|val, _| self.lives[val.0].at(moment));
+        }
     }
 
     /// Gives each value that is to be in local memory the lowest gap that is free as long as it lives.
     fn place(&mut self, program: &Program, chunk: usize) -> Option<()> {
-        for (val, value) in program.vals() {
-            let width = match self.home(val) {
-                Home::Local(_) => value.width(),
-                Home::Chunk(_) => value.width().min(chunk),
+        self.order.extend(program.vals().map(|(val, _)| val));
+        let lives = &self.lives;
+        self.order.sort_unstable_by_key(|val| (lives[val.0].first, val.0));
+        for &val in &self.order {
+            let whole = program.value(val).width();
+            let width = match self.homes[val.0] {
+                Home::Local(_) => whole,
+                Home::Chunk(_) => whole.min(chunk),
                 _ => continue,
             };
             let Life { first, last, .. } = self.lives[val.0];

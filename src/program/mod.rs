@@ -21,12 +21,12 @@ pub(crate) mod lower;
 pub(crate) mod memory;
 
 use crate::Activation;
-use crate::error::Error;
+use crate::error::{Error, expect_len};
 use crate::gemm::buffers::room;
-use crate::gemm::epilogue::Post;
+use crate::gemm::epilogue::{Aux, Post};
 use crate::gemm::panels::{PANEL, panels};
 use form::Form;
-use std::fmt;
+use std::{fmt, iter};
 
 /// A value of a program: a matrix with a row for each row of the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub(crate) struct Value {
     pub(crate) read: bool,
     /// Where it starts in a row block of the record, in floats a row; None if no adjoint reads it.
     pub(crate) kept: Option<usize>,
+    /// The number of the vector of parameters that every row of it is, if it is one.
+    pub(crate) vector: Option<usize>,
 }
 
 impl Value {
@@ -72,7 +74,7 @@ pub(crate) enum Side {
 }
 
 /// Longest list of [`Post`]s.
-pub(crate) const MOST_POSTS: usize = 2;
+pub(crate) const MOST_POSTS: usize = 3;
 
 /// What a GEMM does with its finished chains, in this order.
 #[derive(Debug, Clone, Copy)]
@@ -89,13 +91,13 @@ impl Posts<Val> {
 impl<V: Copy> Posts<V> {
     /// The list.
     #[inline]
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Post<V>> {
-        self.0.into_iter().map_while(|post| post)
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Post<V>> + use<'_, V> {
+        self.0.iter().map_while(|post| *post)
     }
 
     /// The same list of other operands; what has none is left out.
     pub(crate) fn map<T: Copy>(&self, f: &mut impl FnMut(V) -> Option<T>) -> Posts<T> {
-        self.iter().filter_map(|post| post.map(&mut *f)).collect()
+        self.iter().filter_map(|post| post.each(&mut *f)).collect()
     }
 }
 
@@ -123,10 +125,18 @@ pub(crate) struct GemmStep<V> {
     pub(crate) a: V,
     pub(crate) affine: usize,
     pub(crate) side: Side,
+    /// Whether its chains go on from what `out` holds.
+    pub(crate) onto: bool,
     pub(crate) posts: Posts<V>,
-    /// Where phi'(z) goes, if the first of `posts` is an activation and the forward pass is recorded.
-    pub(crate) slope: Option<V>,
+    pub(crate) aux: Option<Beside<V>>,
     pub(crate) out: V,
+}
+
+/// A second result, and where it goes. What has no home is not computed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Beside<V> {
+    pub(crate) what: Aux<V>,
+    pub(crate) to: V,
 }
 
 /// A step on some rows of the batch: of values (`V` = [`Val`]), or of the places that a plan has given them.
@@ -138,23 +148,54 @@ pub(crate) enum Step<V> {
         out: V,
     },
     Gemm(GemmStep<V>),
-    /// Two GEMMs, the second of which reads what the first writes: by chunks of these columns, each consumed while it is in cache. The
-    /// chains of the second wait in its output meanwhile.
+    /// GEMMs, the last of which reads along k what those before it write: by chunks of these columns, each consumed while it is in cache.
+    /// The chains of the last wait in its output meanwhile; it is left out where its result is not wanted. The second may read what the
+    /// first writes, column by column.
     Chunks {
         first: GemmStep<V>,
-        second: GemmStep<V>,
+        second: Option<GemmStep<V>>,
+        last: Option<GemmStep<V>>,
     },
-    /// out = a ⊙ b.
-    Times {
+    /// out = posts(a).
+    Each {
         a: V,
-        b: V,
+        posts: Posts<V>,
+        aux: Option<Beside<V>>,
         out: V,
     },
+    /// out = the norm of each row.
+    Norm(NormStep<V>),
+    NormAdjoint(NormAdjointStep<V>),
     /// The squared norm of each row, if the caller asks for it: of the gradient of the output of part number `part`.
     Probe {
         part: usize,
         a: V,
     },
+}
+
+/// See [`crate::gemm::norm::Norm`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NormStep<V> {
+    pub(crate) norm: form::Norm,
+    pub(crate) a: V,
+    pub(crate) gain: Option<V>,
+    pub(crate) shift: Option<V>,
+    /// x̂, where it is not `out`.
+    pub(crate) normal: Option<V>,
+    pub(crate) rate: Option<V>,
+    pub(crate) out: V,
+}
+
+/// See [`crate::gemm::norm::NormAdjoint`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NormAdjointStep<V> {
+    pub(crate) norm: form::Norm,
+    pub(crate) dn: V,
+    pub(crate) gain: Option<V>,
+    pub(crate) normal: V,
+    pub(crate) rate: V,
+    pub(crate) skip: Option<(f32, V)>,
+    pub(crate) out: V,
 }
 
 /// What a step does with a value.
@@ -164,14 +205,27 @@ pub(crate) enum Use {
     Write,
 }
 
+impl<V: Copy> Beside<V> {
+    fn map<T: Copy>(self, f: &mut impl FnMut(V, Use) -> Option<T>) -> Option<Beside<T>> {
+        let to = f(self.to, Use::Write)?;
+        let what = match self.what {
+            Aux::Slope => Aux::Slope,
+            Aux::Chains => Aux::Chains,
+            Aux::Product(v) => Aux::Product(f(v, Use::Read)?),
+        };
+        Some(Beside { what, to })
+    }
+}
+
 impl<V: Copy> GemmStep<V> {
     fn map<T: Copy>(&self, f: &mut impl FnMut(V, Use) -> Option<T>) -> Option<GemmStep<T>> {
         Some(GemmStep {
             a: f(self.a, Use::Read)?,
             affine: self.affine,
             side: self.side,
+            onto: self.onto,
             posts: self.posts.map(&mut |v| f(v, Use::Read)),
-            slope: self.slope.and_then(|v| f(v, Use::Write)),
+            aux: self.aux.and_then(|aux| aux.map(f)),
             out: f(self.out, Use::Write)?,
         })
     }
@@ -179,20 +233,41 @@ impl<V: Copy> GemmStep<V> {
 
 impl<V: Copy> Step<V> {
     /// The same step of other operands. None where an operand is None that it cannot do without: of a list of posts it leaves out what
-    /// has none, and of two GEMMs that go by chunks the second may go.
+    /// has none, and it may do without second results and without the last of GEMMs that go by chunks.
     pub(crate) fn map<T: Copy>(&self, mut f: impl FnMut(V, Use) -> Option<T>) -> Option<Step<T>> {
         Some(match self {
             Step::Load { port, out } => Step::Load { port: *port, out: f(*out, Use::Write)? },
             Step::Gemm(g) => Step::Gemm(g.map(&mut f)?),
-            Step::Chunks { first, second } => {
-                let first = first.map(&mut f)?;
-                match second.map(&mut f) {
-                    Some(second) => Step::Chunks { first, second },
-                    None => Step::Gemm(first),
-                }
-            }
-            Step::Times { a, b, out } => {
-                Step::Times { a: f(*a, Use::Read)?, b: f(*b, Use::Read)?, out: f(*out, Use::Write)? }
+            Step::Chunks { first, second, last } => Step::Chunks {
+                first: first.map(&mut f)?,
+                second: second.as_ref().and_then(|second| second.map(&mut f)),
+                last: last.as_ref().and_then(|last| last.map(&mut f)),
+            },
+            Step::Each { a, posts, aux, out } => Step::Each {
+                a: f(*a, Use::Read)?,
+                posts: posts.map(&mut |v| f(v, Use::Read)),
+                aux: aux.and_then(|aux| aux.map(&mut f)),
+                out: f(*out, Use::Write)?,
+            },
+            Step::Norm(NormStep { norm, a, gain, shift, normal, rate, out }) => Step::Norm(NormStep {
+                norm: *norm,
+                a: f(*a, Use::Read)?,
+                gain: gain.and_then(|v| f(v, Use::Read)),
+                shift: shift.and_then(|v| f(v, Use::Read)),
+                normal: normal.and_then(|v| f(v, Use::Write)),
+                rate: rate.and_then(|v| f(v, Use::Write)),
+                out: f(*out, Use::Write)?,
+            }),
+            Step::NormAdjoint(NormAdjointStep { norm, dn, gain, normal, rate, skip, out }) => {
+                Step::NormAdjoint(NormAdjointStep {
+                    norm: *norm,
+                    dn: f(*dn, Use::Read)?,
+                    gain: gain.and_then(|v| f(v, Use::Read)),
+                    normal: f(*normal, Use::Read)?,
+                    rate: f(*rate, Use::Read)?,
+                    skip: skip.and_then(|(factor, v)| Some((factor, f(v, Use::Read)?))),
+                    out: f(*out, Use::Write)?,
+                })
             }
             Step::Probe { part, a } => Step::Probe { part: *part, a: f(*a, Use::Read)? },
         })
@@ -207,12 +282,27 @@ impl<V: Copy> Step<V> {
     }
 }
 
-/// Sums over the batch: dW = bᵀ a, db = column sums of b.
+/// Sums over the batch.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Grad {
-    pub(crate) affine: usize,
-    pub(crate) a: Val,
-    pub(crate) b: Val,
+pub(crate) enum Grad {
+    /// dW = bᵀ a, db = column sums of b.
+    Affine { affine: usize, a: Val, b: Val },
+    /// The gradient of a vector of parameters: column sums of b, or of b ⊙ times.
+    Columns { vector: usize, b: Val, times: Option<Val> },
+    /// The gradient of one number: the sum of b ⊙ times, row after row.
+    Rows { vector: usize, b: Val, times: Val },
+}
+
+impl Grad {
+    /// The values that it reads.
+    pub(crate) fn reads(&self) -> impl Iterator<Item = Val> {
+        let (one, other) = match *self {
+            Grad::Affine { a, b, .. } => (b, Some(a)),
+            Grad::Columns { b, times, .. } => (b, times),
+            Grad::Rows { b, times, .. } => (b, Some(times)),
+        };
+        iter::once(one).chain(other)
+    }
 }
 
 /// A part of a network: a layer or a block.
@@ -235,6 +325,8 @@ pub struct Program {
     pub(crate) values: Vec<Value>,
     /// (inputs, outputs) of each affine map.
     pub(crate) affines: Vec<(usize, usize)>,
+    /// Length of each vector of parameters.
+    pub(crate) vectors: Vec<usize>,
     pub(crate) y: Val,
     pub(crate) dx: Val,
     /// Multiply-adds of a forward pass for one row.
@@ -278,7 +370,14 @@ impl Program {
     }
 
     /// That the weights handed to a call are those that the program was compiled for: parameters can be replaced one by one.
-    pub(crate) fn check(&self, shape: impl Fn(usize) -> Option<(usize, usize)>) -> Result<(), Error> {
+    pub(crate) fn check(
+        &self,
+        shape: impl Fn(usize) -> Option<(usize, usize)>,
+        len: impl Fn(usize) -> Option<usize>,
+    ) -> Result<(), Error> {
+        for (i, &expected) in self.vectors.iter().enumerate() {
+            expect_len("vector", expected, len(i).unwrap_or(0))?;
+        }
         for (i, &(inputs, outputs)) in self.affines.iter().enumerate() {
             let found = shape(i).unwrap_or((0, 0));
             if found != (inputs, outputs) {
@@ -304,6 +403,13 @@ fn fingerprint(parts: &[Part]) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
+/// A vector of parameters: its number in the network, and the value that it is in formulas.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Vector {
+    pub(crate) number: usize,
+    pub(crate) val: Val,
+}
+
 /// The adjoint of a part: from the gradient of its output to that of its input.
 type Adjoint = Box<dyn FnOnce(&mut Builder, Val) -> Val>;
 
@@ -313,6 +419,7 @@ pub(crate) struct Builder {
     parts: Vec<Part>,
     values: Vec<Value>,
     affines: Vec<(usize, usize)>,
+    vectors: Vec<usize>,
     adjoints: Vec<Adjoint>,
     /// The part whose steps are being emitted, and whether those of its adjoint.
     part: usize,
@@ -321,7 +428,7 @@ pub(crate) struct Builder {
 
 /// Values that a part makes, at most; more of them cost a reallocation.
 const VALUES_OF_A_PART: usize = 8;
-/// Affine maps of a part, at most.
+/// Affine maps of a part, usually.
 const AFFINES_OF_A_PART: usize = 2;
 
 impl Builder {
@@ -344,7 +451,7 @@ impl Builder {
 
     /// A value of `cols` columns.
     pub(crate) fn value(&mut self, name: &'static str, cols: usize) -> Val {
-        self.values.push(Value { cols, name, part: self.part, read: false, kept: None });
+        self.values.push(Value { cols, name, part: self.part, read: false, kept: None, vector: None });
         Val(self.values.len() - 1)
     }
 
@@ -358,6 +465,14 @@ impl Builder {
         }
         self.affines.push((inputs, outputs));
         self.affines.len() - 1
+    }
+
+    /// The next vector of parameters of the network: a value whose rows are all the same.
+    pub(crate) fn vector(&mut self, name: &'static str, len: usize) -> Vector {
+        let (number, val) = (self.vectors.len(), self.value(name, len));
+        self.vectors.push(len);
+        self.values[val.0].vector = Some(number);
+        Vector { number, val }
     }
 
     /// What the caller gives at `port`.
@@ -381,10 +496,15 @@ impl Builder {
         step.operands(|v, of| self.values[v.0].read |= of == Use::Read);
     }
 
-    /// The gradient of an affine map.
-    pub(crate) fn grad(&mut self, affine: usize, a: Val, b: Val) {
-        self.parts[self.part].grads.push(Grad { affine, a, b });
-        [a, b].iter().for_each(|v| self.values[v.0].read = true);
+    /// A gradient of parameters.
+    pub(crate) fn grad(&mut self, grad: Grad) {
+        grad.reads().for_each(|v| self.values[v.0].read = true);
+        self.parts[self.part].grads.push(grad);
+    }
+
+    /// Columns of a value.
+    pub(crate) fn cols(&self, val: Val) -> usize {
+        self.values[val.0].cols
     }
 
     /// Leaves the adjoint of the part at hand.
@@ -405,9 +525,9 @@ impl Builder {
             self.step(Step::Probe { part, a: dy });
             dy = adjoint(&mut self, dy);
         }
-        let Self { parts, mut values, affines, .. } = self;
+        let Self { parts, mut values, affines, vectors, .. } = self;
         let mut record = Some(0usize);
-        for value in values[..forward_values].iter_mut().filter(|value| value.read) {
+        for value in values[..forward_values].iter_mut().filter(|value| value.read && value.vector.is_none()) {
             value.kept = record;
             record = record.and_then(|at| at.checked_add(value.width()));
         }
@@ -422,6 +542,7 @@ impl Builder {
             parts,
             values,
             affines,
+            vectors,
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::gemm::buffers::room;
 use crate::gemm::cells::Out;
 use crate::gemm::column_sums::column_sums;
 use crate::gemm::macro_kernel::{GradGemm, grad_gemm};
+use crate::gemm::norm::dot_rows;
 use crate::gemm::panels::{PANEL, PanelMut, PanelRef};
 use crate::gemm::start::Start;
 use crate::program::memory::{Home, Memory};
@@ -30,21 +31,28 @@ pub(super) fn list<'a>(
     grads: &'a mut Slots<'_, '_>,
 ) -> Result<Targets<'a>, Error> {
     let mut list = reuse(memory);
-    room(&mut list, TARGETS * program.affines.len())?;
-    for (Slot { dw, db }, &(inputs, outputs)) in grads.all().zip(&program.affines) {
-        list.push(match dw {
-            Some(Wanted::Panels(data)) if !data.is_empty() => {
-                Some(Target { cells: PanelMut::new(data, inputs, outputs).into(), swapped: false })
-            }
-            Some(Wanted::Rows { mut m, outputs_first }) => {
-                let rows = m.rows();
-                Some(Target { cells: m.take_rows(rows).into(), swapped: outputs_first })
-            }
-            _ => None,
-        });
-        list.push(db.filter(|db| !db.is_empty()).map(|db| Target { cells: Out::line(db), swapped: false }));
-    }
+    let maps = TARGETS * program.affines.len();
+    room(&mut list, maps + program.vectors.len())?;
+    list.resize_with(maps + program.vectors.len(), || None);
+    grads.each(|slot| match slot {
+        Slot::Weights(_, Wanted::Panels([])) => {}
+        Slot::Weights(affine, Wanted::Panels(data)) => {
+            let (inputs, outputs) = program.affines[affine];
+            let cells = PanelMut::new(data, inputs, outputs).into();
+            list[TARGETS * affine] = Some(Target { cells, swapped: false });
+        }
+        Slot::Weights(affine, Wanted::Rows { mut m, outputs_first }) => {
+            let rows = m.rows();
+            list[TARGETS * affine] = Some(Target { cells: m.take_rows(rows).into(), swapped: outputs_first });
+        }
+        Slot::Bias(affine, line) => list[TARGETS * affine + 1] = target(line),
+        Slot::Vector(vector, line) => list[maps + vector] = target(line),
+    });
     Ok(list)
+}
+
+fn target(line: &mut [f32]) -> Option<Target<'_>> {
+    (!line.is_empty()).then(|| Target { cells: Out::line(line), swapped: false })
 }
 
 /// Some row blocks, with what forward and backward by rows left of them.
@@ -84,7 +92,7 @@ impl<'a> Block<'a> {
         let (data, at) = match slab.memory.home(val) {
             Home::Record(at) => (slab.record, first * slab.record_width + at * rows),
             Home::Local(at) => (slab.local, first * slab.memory.local_width + at * rows),
-            Home::None | Home::Caller | Home::Chunk(_) => unreachable!("sums read what is kept"),
+            Home::None | Home::Caller | Home::Chunk(_) | Home::Parameter(_) => unreachable!("sums read what is kept"),
         };
         PanelRef::new(&data[at..][..value.width() * rows], rows, value.cols)
     }
@@ -107,9 +115,14 @@ fn add(ctx: &Context, slab: Slab<'_>, piece: PartPiece<'_, Sum>, go_on: bool) {
                 let start = if go_on { Start::Continue } else { Start::Zero };
                 grad_gemm(isa, &mut GradGemm { a, b, start, stream, out: cells.reborrow() });
             }
-            Sum::Columns { b } => {
-                let b = block.view(b).panel_range(columns.start, columns.end - columns.start);
-                column_sums(isa, b, go_on, cells.row_mut());
+            Sum::Columns { b, times } => {
+                let mine = |val| block.view(val).panel_range(columns.start, columns.end - columns.start);
+                column_sums(isa, mine(b), times.map(mine), go_on, cells.row_mut());
+            }
+            Sum::All { b, times } => {
+                let sum = &mut cells.row_mut()[0];
+                let start = if go_on { *sum } else { 0.0 };
+                *sum = dot_rows(isa, block.view(b).into(), block.view(times).into(), block.rows, start);
             }
         }
     }

@@ -4,51 +4,60 @@ use super::source::Source;
 use crate::error::Error;
 use crate::gemm::buffers::{Buffer, room};
 use crate::gemm::factor::Factor;
-use crate::params::borrowed::AffineRef;
+use crate::params::borrowed::{AffineRef, ParamsRef};
 use crate::program::{Program, Side, wide};
 
-/// The biases of a network, each padded to whole panels. Memory that grows to the largest network it has seen.
+/// The biases and vectors of a network, each padded to whole panels. Memory that grows to the largest network it has seen.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Biases {
+pub(crate) struct Lines {
     buffer: Buffer,
-    /// Where each starts.
+    /// Where each starts: the bias of each map, and then each vector.
     starts: Vec<usize>,
 }
 
-impl Biases {
-    /// Copies the biases of all maps. Lengths have been checked.
-    pub(crate) fn copy(&mut self, program: &Program, maps: &[AffineRef<'_>]) -> Result<(), Error> {
-        room(&mut self.starts, maps.len())?;
+impl Lines {
+    /// Copies the biases of all maps, and all vectors. Lengths have been checked.
+    pub(crate) fn copy(&mut self, program: &Program, params: ParamsRef<'_>) -> Result<(), Error> {
+        let lens = || program.affines.iter().map(|&(_, outputs)| outputs).chain(program.vectors.iter().copied());
+        room(&mut self.starts, program.affines.len() + program.vectors.len())?;
         let mut end = 0usize;
-        for &(_, outputs) in &program.affines {
+        for len in lens() {
             self.starts.push(end);
-            end = end.saturating_add(wide(outputs));
+            end = end.saturating_add(wide(len));
         }
         self.buffer.grow(end)?;
         let all = self.buffer.as_mut_slice();
-        for (map, &start) in maps.iter().zip(&self.starts) {
-            if let Some(bias) = map.bias {
-                all[start..start + bias.len()].copy_from_slice(bias);
-            }
+        let biases = params.affines.iter().map(|map| map.bias);
+        for (line, &start) in biases.chain(params.vectors.iter().map(|line| Some(*line))).zip(&self.starts) {
+            let line = line.unwrap_or_default();
+            all[start..start + line.len()].copy_from_slice(line);
         }
         Ok(())
     }
+
+    fn line(&self, index: usize, len: usize) -> &[f32] {
+        &self.buffer.as_slice()[self.starts[index]..][..wide(len)]
+    }
 }
 
-/// A caller's weights and a copy of the biases.
+/// A caller's weights and a copy of biases and vectors.
 pub(crate) struct Borrowed<'a> {
     pub(crate) maps: &'a [AffineRef<'a>],
-    pub(crate) biases: &'a Biases,
+    pub(crate) lines: &'a Lines,
 }
 
 impl Source for Borrowed<'_> {
     fn map(&self, affine: usize, side: Side) -> (Factor<'_>, Option<&[f32]>) {
         let AffineRef { weights, bias } = self.maps[affine];
-        let padded = |bias: &[f32]| &self.biases.buffer.as_slice()[self.biases.starts[affine]..][..wide(bias.len())];
         match side {
-            Side::Forward => (Factor::strided(weights.t()), bias.map(padded)),
+            Side::Forward => (Factor::strided(weights.t()), bias.map(|bias| self.lines.line(affine, bias.len()))),
             Side::Adjoint => (Factor::strided(weights), None),
         }
+    }
+
+    fn vector(&self, index: usize) -> &[f32] {
+        let at = self.maps.len() + index;
+        &self.lines.buffer.as_slice()[self.lines.starts[at]..]
     }
 
     fn moves(&self) -> bool {

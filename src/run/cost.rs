@@ -4,7 +4,7 @@
 //! a phase and a thread of it cost. That is enough to rank ways to cut a batch, which is all it is asked to do; docs/design.md compares its
 //! predictions with measurements. Times are in nanoseconds.
 
-use super::shares::{Shares, Sum, TARGETS, columns, cut_sums};
+use super::shares::{Shares, Sum, columns, cut_sums};
 use crate::context::Machine;
 use crate::gemm::macro_kernel::TileSizes;
 use crate::gemm::panels::{PANEL, panels};
@@ -116,11 +116,15 @@ impl Cost<'_> {
         cut_sums(self.program, &self.program.parts, self.n, threads, self.tiles, &mut cut);
         let (mut time, mut longest) = (0.0, 0.0f64);
         for part in &cut {
-            let (inputs, outputs) = self.program.affines[part.target / TARGETS];
             let pieces = part.grid.pieces() as f64;
             let one = match part.what {
-                Sum::Columns { .. } => self.n as f64 * outputs as f64 * F32 / self.l3(threads),
-                Sum::Product { .. } => {
+                Sum::Columns { b, times } => {
+                    let reads = if times.is_some() { 2.0 } else { 1.0 };
+                    reads * self.n as f64 * self.program.value(b).cols as f64 * F32 / self.l3(threads)
+                }
+                Sum::All { b, .. } => 2.0 * self.n as f64 * self.program.value(b).cols as f64 * F32 / self.l3(threads),
+                Sum::Product { a, b } => {
+                    let (inputs, outputs) = (self.program.value(a).cols, self.program.value(b).cols);
                     let fma = self.n as f64 * (inputs * outputs) as f64 / f64::from(self.machine.fma_per_us) * 1000.0;
                     // The gradient is read and written once for each row block, where short chains start and end; operands are read once for each piece beside another.
                     let gradient = 3.0 * blocks * (inputs * outputs) as f64 * F32 / self.l2();

@@ -5,10 +5,11 @@ use super::record::record_len;
 use super::shares::Shares;
 use crate::context::Context;
 use crate::error::Error;
-use crate::gemm::epilogue::{Epilogue, Post};
+use crate::gemm::epilogue::{Aux, Epilogue, Post, Scale};
 use crate::program::memory::Home;
-use crate::program::{GemmStep, Port, Program, Side, Step, Val};
+use crate::program::{Beside, GemmStep, Grad, Port, Posts, Program, Side, Step, Val};
 use std::fmt::{self, Write};
+use std::iter;
 use std::sync::Arc;
 
 /// What a call is for.
@@ -97,8 +98,7 @@ impl Page<'_> {
             }
             for index in group.parts.clone().rev() {
                 for grad in &program.parts[index].grads {
-                    let (a, b, map) = (self.name(grad.a), self.name(grad.b), grad.affine);
-                    writeln!(self.text, "    dW[{map}] = sum over rows of {b}ᵀ {a}, db[{map}] = that of {b}")?;
+                    self.grad(grad)?;
                 }
             }
         }
@@ -158,6 +158,24 @@ impl Page<'_> {
         writeln!(self.text, "; weights: {} a thread of {}, {level}", bytes(mine), bytes(weights))
     }
 
+    fn grad(&mut self, grad: &Grad) -> fmt::Result {
+        match *grad {
+            Grad::Affine { affine, a, b } => {
+                let (a, b) = (self.name(a), self.name(b));
+                writeln!(self.text, "    dW[{affine}] = sum over rows of {b}ᵀ {a}, db[{affine}] = that of {b}")
+            }
+            Grad::Columns { vector, b, times } => {
+                let times = times.map(|v| format!(" ⊙ {}", self.name(v))).unwrap_or_default();
+                let b = self.name(b);
+                writeln!(self.text, "    dv[{vector}] = sum over rows of {b}{times}")
+            }
+            Grad::Rows { vector, b, times } => {
+                let (b, times) = (self.name(b), self.name(times));
+                writeln!(self.text, "    dv[{vector}] = sum over rows and columns of {b} ⊙ {times}")
+            }
+        }
+    }
+
     fn step(&mut self, step: &Step<Val>) -> fmt::Result {
         match step {
             Step::Load { port, out } if self.plan.memory.home(*out) != Home::None => {
@@ -170,9 +188,10 @@ impl Page<'_> {
                 writeln!(self.text, "    {out} = {what} in panels: a pass of its own")
             }
             Step::Gemm(g) => self.gemm(g),
-            Step::Chunks { first, second } => {
-                self.gemm(first)?;
-                self.gemm(second)?;
+            Step::Chunks { first, second, last } => {
+                for g in iter::once(first).chain(second).chain(last) {
+                    self.gemm(g)?;
+                }
                 let (name, width) = (self.name(first.out), self.program.value(first.out).cols);
                 let chunk = self.ctx.blocking().hidden_chunk();
                 if self.plan.shares.across > 1 {
@@ -189,11 +208,28 @@ impl Page<'_> {
                     )
                 }
             }
-            Step::Times { a, b, out } => {
-                let (out, a, b) = (self.place(*out), self.name(*a), self.name(*b));
-                writeln!(self.text, "    {out} = {a} ⊙ {b}: a pass of its own, no GEMM makes {a} here")
+            Step::Each { a, posts, aux, out } if self.plan.memory.home(*out) != Home::None => {
+                let (out, a) = (self.place(*out), self.name(*a));
+                write!(self.text, "    {out} = {a}")?;
+                self.posts(posts)?;
+                self.aux(aux.as_ref())?;
+                writeln!(self.text, ": a pass of its own")
             }
-            Step::Load { .. } | Step::Probe { .. } => Ok(()),
+            Step::Norm(step) => {
+                let (out, a, norm) = (self.place(step.out), self.name(step.a), step.norm.formula());
+                let normal = step.normal.filter(|&v| self.plan.memory.home(v) != Home::None);
+                let normal = normal.map(|v| format!(", and without γ and β to {}", self.place(v))).unwrap_or_default();
+                writeln!(self.text, "    {out} = {norm} of {a}{normal}: a pass of its own")
+            }
+            Step::NormAdjoint(step) if self.plan.memory.home(step.out) != Home::None => {
+                let (out, dn, normal) = (self.place(step.out), self.name(step.dn), self.name(step.normal));
+                let skip = step.skip.map(|(factor, v)| format!(", + {factor} {}", self.name(v))).unwrap_or_default();
+                writeln!(
+                    self.text,
+                    "    {out} = gradient through the norm of {dn} by {normal}{skip}: a pass of its own"
+                )
+            }
+            Step::Load { .. } | Step::Probe { .. } | Step::Each { .. } | Step::NormAdjoint(_) => Ok(()),
         }
     }
 
@@ -206,23 +242,49 @@ impl Page<'_> {
             Side::Forward => format!("{a} W[{}]ᵀ + b[{}]", g.affine, g.affine),
             Side::Adjoint => format!("{a} W[{}]", g.affine),
         };
-        write!(self.text, "    {out} = {map}")?;
-        let posts: Vec<_> =
-            g.posts.map(&mut |v| (self.plan.memory.home(v) != Home::None).then_some(v)).iter().collect();
+        let onto = if g.onto { format!("{} + ", self.name(g.out)) } else { String::new() };
+        write!(self.text, "    {out} = {onto}{map}")?;
+        let posts = self.posts(&g.posts)?;
+        let beside = self.aux(g.aux.as_ref())?;
+        let registers = Epilogue::in_registers(&posts, beside);
+        writeln!(self.text, "{}", if registers { "" } else { " (in L1, after each tile)" })
+    }
+
+    /// A list of posts, which is given back without what has no operand.
+    fn posts(&mut self, posts: &Posts<Val>) -> Result<Vec<Post<Val>>, fmt::Error> {
+        let posts = posts.map(&mut |v| (self.plan.memory.home(v) != Home::None).then_some(v));
+        let posts: Vec<_> = posts.iter().collect();
+        let scale = |page: &Self, scale: &Scale<Val>| match scale {
+            Scale::Number(c) => c.to_string(),
+            Scale::Row(v) => page.name(*v),
+        };
         for post in &posts {
             match post {
                 Post::Act(phi) => write!(self.text, ", {}", phi.name())?,
                 Post::Times(v) => write!(self.text, ", ⊙ {}", self.name(*v))?,
                 Post::Mask(v) => write!(self.text, ", where {} > 0", self.name(*v))?,
                 Post::Add(v) => write!(self.text, ", + {}", self.name(*v))?,
+                Post::Scale(by) => write!(self.text, ", times {}", scale(self, by))?,
+                Post::ScaleAdd(by, v) => write!(self.text, ", times {} + {}", scale(self, by), self.name(*v))?,
+                Post::AddScaled(c, v) => write!(self.text, ", + {c} {}", self.name(*v))?,
             }
         }
-        let slope = g.slope.filter(|&slope| self.plan.memory.home(slope) != Home::None);
-        if let Some(slope) = slope {
-            write!(self.text, ", and its slope to {}", self.place(slope))?;
-        }
-        let registers = Epilogue::in_registers(&posts, slope.is_some());
-        writeln!(self.text, "{}", if registers { "" } else { " (in L1, after each tile)" })
+        Ok(posts)
+    }
+
+    /// What is beside a result, and whether there is something.
+    fn aux(&mut self, aux: Option<&Beside<Val>>) -> Result<bool, fmt::Error> {
+        let Some(Beside { what, to }) = aux.filter(|aux| self.plan.memory.home(aux.to) != Home::None) else {
+            return Ok(false);
+        };
+        let what = match what {
+            Aux::Slope => "its slope".into(),
+            Aux::Chains => "the sum itself".into(),
+            Aux::Product(v) => format!("the sum ⊙ {}", self.name(*v)),
+        };
+        let to = self.place(*to);
+        write!(self.text, ", and {what} to {to}")?;
+        Ok(true)
     }
 
     /// A value by its name and the part that makes it.
@@ -237,6 +299,7 @@ impl Page<'_> {
         match self.plan.memory.home(val) {
             Home::None => name,
             Home::Caller => format!("{name} [caller]"),
+            Home::Parameter(_) => format!("{name} [parameters]"),
             Home::Record(at) => format!("{name} [record {at}..{}]", at + width),
             Home::Local(at) => format!("{name} [local {at}..{}]", at + width),
             Home::Chunk(at) => format!("{name} [local {at}.., by chunks]"),

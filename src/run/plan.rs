@@ -77,7 +77,7 @@ impl Plan {
         self.group(program);
         let groups = self.groups.iter().map(|group| group.parts.clone());
         self.memory.backward(program, groups, key.option).ok_or_else(|| key.overflow(program))?;
-        room(&mut self.sums, program.affines.len().saturating_mul(2))?;
+        room(&mut self.sums, program.affines.len().saturating_mul(2).saturating_add(program.vectors.len()))?;
         let tiles = tile_sizes(key.isa);
         let rows = self.slab_rows.min(key.n);
         let Self { memory, steps, groups, sums, shares, .. } = self;
@@ -95,9 +95,9 @@ impl Plan {
         Ok(())
     }
 
-    /// Makes room for so many steps, each of which may become two, and groups.
+    /// Makes room for so many steps, each of which may become three, and groups.
     fn begin(&mut self, program: &Program, steps: usize, groups: usize) -> Result<(), Error> {
-        room(&mut self.steps, steps.saturating_mul(2))?;
+        room(&mut self.steps, steps.saturating_mul(3))?;
         room(&mut self.groups, groups)?;
         self.memory.begin(program)
     }

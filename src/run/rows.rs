@@ -7,13 +7,14 @@ use super::workspace::Scratch;
 use crate::Activation;
 use crate::context::Context;
 use crate::gemm::cells::{In, Out};
-use crate::gemm::epilogue::{Epilogue, Post, times};
+use crate::gemm::epilogue::{Aux, Epilogue, Post, Scale, TilePost, each};
 use crate::gemm::macro_kernel::{Gemm, gemm};
+use crate::gemm::norm::{Norm, NormAdjoint, norm, norm_adjoint};
 use crate::gemm::pack::pack;
 use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panels};
 use crate::gemm::start::Start;
 use crate::program::lower::{Lowered, Operand, Region};
-use crate::program::{GemmStep, MOST_POSTS, Posts, Step, wide};
+use crate::program::{Beside, GemmStep, MOST_POSTS, NormAdjointStep, NormStep, Posts, Step, wide};
 use crate::simd::Isa;
 use crate::team::Team;
 use crate::team::pieces::Cut;
@@ -96,19 +97,53 @@ impl<'a> Job<'a> {
             }
             Step::Gemm(g) => {
                 let Some(out) = lent.out(g.out) else { return };
-                let slope = g.slope.map(|slope| lent.panels_of(slope).into());
+                let place = g.aux.map(|aux| lent.panels_of(aux.to).into());
                 let columns = lent.columns(g.out.cols);
                 let mut list = NO_POSTS;
-                let posts = lent.posts(&g.posts, columns.clone(), &mut list);
-                self.columns(g, (lent.view(g.a), 0), columns, Epilogue { out, slope, posts }, scratch);
+                let posts = self.posts(lent, &g.posts, columns.clone(), &mut list, &Own::default());
+                let aux = self.aux(lent, g.aux.as_ref(), columns.clone(), &Own::default()).zip(place);
+                self.columns(g, (lent.view(g.a), 0), columns, Epilogue { out, posts, aux }, scratch);
             }
-            Step::Chunks { first, second } => {
-                if let Some(out) = lent.out(second.out) {
-                    self.chunks(first, second, lent, out, scratch);
-                }
+            Step::Chunks { first, second, last } => {
+                self.chunks([Some(first), second.as_ref()], last.as_ref(), lent, scratch)
             }
-            Step::Times { a, b, out } => {
-                times(self.isa, lent.view(*a), lent.view(*b), lent.panels_of(*out));
+            Step::Each { a, posts, aux, out } => {
+                let Some(result) = lent.out(*out) else { return };
+                let place = aux.map(|aux| lent.panels_of(aux.to).into());
+                let (all, mut list) = (0..panels(out.cols), NO_POSTS);
+                let posts = self.posts(lent, posts, all.clone(), &mut list, &Own::default());
+                let aux = self.aux(lent, aux.as_ref(), all, &Own::default()).zip(place);
+                each(self.isa, lent.view(*a), Epilogue { out: result, posts, aux });
+            }
+            Step::Norm(NormStep { norm: form, a, gain, shift, normal, rate, out }) => {
+                let Some(result) = lent.out(*out) else { return };
+                let vector = |place: &Option<Operand>| place.map(|place| self.source.vector(place.at));
+                let job = Norm {
+                    centred: form.centred,
+                    epsilon: form.epsilon,
+                    a: lent.view(*a).into(),
+                    rows: lent.rows,
+                    gain: vector(gain),
+                    shift: vector(shift),
+                    normal: normal.map(|place| lent.panels_of(place).into()),
+                    rate: rate.map(|place| lent.panels_of(place).into()),
+                    out: result,
+                };
+                norm(self.isa, job);
+            }
+            Step::NormAdjoint(NormAdjointStep { norm: form, dn, gain, normal, rate, skip, out }) => {
+                let Some(result) = lent.out(*out) else { return };
+                let job = NormAdjoint {
+                    centred: form.centred,
+                    dn: lent.view(*dn).into(),
+                    rows: lent.rows,
+                    gain: gain.map(|place| self.source.vector(place.at)),
+                    normal: lent.view(*normal).into(),
+                    rate: lent.view(*rate).into(),
+                    skip: skip.map(|(factor, place)| (factor, lent.view(place).into())),
+                    out: result,
+                };
+                norm_adjoint(self.isa, job);
             }
             Step::Probe { part, a } => {
                 let rows = lent.rows;
@@ -120,41 +155,105 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Two GEMMs by chunks of the columns between them: F1 and F2, B1 and B2.
+    /// GEMMs by chunks of the columns between them, F1 and F2 or B1 and B2: `makers` write these columns, the last reads what the last of them
+    /// wrote, or the first where that reads the first along k.
     fn chunks(
         &self,
-        first: &GemmStep<Operand>,
-        second: &GemmStep<Operand>,
+        makers: [Option<&GemmStep<Operand>>; 2],
+        last: Option<&GemmStep<Operand>>,
         lent: &mut Lent<'_>,
-        mut out: Out<'_>,
         scratch: &mut Scratch,
     ) {
-        let (rows, width, all) = (lent.rows, first.out.cols, panels(second.out.cols));
-        // The place between has room for all columns or for a chunk.
-        let whole = !first.out.chunk;
-        let (mid, mut slope) = (lent.take(first.out), first.slope.map(|slope| lent.panels_of(slope)));
-        let a = lent.view(first.a);
+        let Some(width) = makers[0].map(|g| g.out.cols) else { return };
+        let rows = lent.rows;
+        let mut out = last.and_then(|g| lent.out(g.out));
+        let mut beside = last.and_then(|g| g.aux).map(|aux| lent.panels_of(aux.to));
+        // Result and second result of each.
+        let mut made: [Option<Made<'_>>; 4] = [const { None }; 4];
+        for (made, g) in made.chunks_exact_mut(2).zip(makers) {
+            let Some(g) = g else { continue };
+            made[0] = Some(Made::new(g.out, lent.take(g.out)));
+            made[1] = g.aux.map(|aux| Made::new(aux.to, lent.take(aux.to)));
+        }
         let mut c0 = 0;
         loop {
             let cols = self.chunk.min(width - c0);
             let columns = c0 / PANEL..c0 / PANEL + panels(cols);
-            let at = if whole { columns.start * PANEL * rows } else { 0 };
-            let mut mid = PanelMut::new(&mut mid[at..at + columns.len() * PANEL * rows], rows, cols);
-            let slope = slope.as_mut().map(|slope| slope.panel_range(columns.start, columns.len()).into());
-            let mut list = NO_POSTS;
-            let posts = lent.posts(&first.posts, columns.clone(), &mut list);
-            self.columns(first, (a, 0), columns, Epilogue { out: mid.reborrow().into(), slope, posts }, scratch);
-
-            let last = c0 + cols == width;
-            let mut list = NO_POSTS;
-            let posts = if last { lent.posts(&second.posts, 0..all, &mut list) } else { &[] };
-            let epilogue = Epilogue { out: out.reborrow(), slope: None, posts };
-            self.columns(second, (mid.as_ref(), c0), 0..all, epilogue, scratch);
-            if last {
+            for (i, g) in makers.into_iter().enumerate() {
+                let Some(g) = g else { continue };
+                let (before, mine) = made.split_at_mut(2 * i);
+                let own = if i == 0 { Own::default() } else { own(before, columns.start, rows, cols) };
+                let [Some(result), aux, ..] = mine else { continue };
+                let a = lent.view(g.a);
+                let mut list = NO_POSTS;
+                let posts = self.posts(lent, &g.posts, columns.clone(), &mut list, &own);
+                let place = aux.as_mut().map(|aux| aux.chunk(columns.start, rows, cols).into());
+                let aux = self.aux(lent, g.aux.as_ref(), columns.clone(), &own).zip(place);
+                let out = result.chunk(columns.start, rows, cols).into();
+                self.columns(g, (a, 0), columns.clone(), Epilogue { out, posts, aux }, scratch);
+            }
+            let done = c0 + cols == width;
+            let a = &made[if makers[1].is_some() { 2 } else { 0 }];
+            if let (Some(g), Some(out), Some(a)) = (last, &mut out, a) {
+                let (all, a) = (0..panels(g.out.cols), a.view(columns.start, rows, cols));
+                let mut list = NO_POSTS;
+                // Unfinished chains wait where a tile is stored: beside the result, if something goes there.
+                let place = beside.as_mut().map(|place| place.reborrow().into());
+                let epilogue = if done {
+                    let posts = self.posts(lent, &g.posts, all.clone(), &mut list, &Own::default());
+                    let aux = self.aux(lent, g.aux.as_ref(), all.clone(), &Own::default()).zip(place);
+                    Epilogue { out: out.reborrow(), posts, aux }
+                } else {
+                    Epilogue::store(place.unwrap_or_else(|| out.reborrow()))
+                };
+                self.columns(g, (a, c0), all, epilogue, scratch);
+            }
+            if done {
                 break;
             }
             c0 += cols;
         }
+    }
+
+    /// A list of posts with its operands, cut to some panels. `own`: what this step has written of these panels.
+    #[inline]
+    fn posts<'l, 'm: 'l>(
+        &'l self,
+        lent: &Lent<'m>,
+        posts: &Posts<Operand>,
+        panels: Range<usize>,
+        list: &'l mut [TilePost<'l>; MOST_POSTS],
+        own: &Own<'l>,
+    ) -> &'l [TilePost<'l>] {
+        let mut len = 0;
+        for post in posts.iter() {
+            let value = |place| Some(lent.operand(place, panels.clone(), own));
+            let row = |place: Operand| match self.source.vector(place.at) {
+                all if place.cols == 1 => Some(Scale::Number(all[0])),
+                all => Some(Scale::Row(&all[panels.start * PANEL..])),
+            };
+            if let Some(post) = post.map(value, row) {
+                list[len] = post;
+                len += 1;
+            }
+        }
+        &list[..len]
+    }
+
+    /// What is beside a result.
+    #[inline]
+    fn aux<'l, 'm: 'l>(
+        &'l self,
+        lent: &Lent<'m>,
+        aux: Option<&Beside<Operand>>,
+        panels: Range<usize>,
+        own: &Own<'l>,
+    ) -> Option<Aux<In<'l>>> {
+        Some(match aux?.what {
+            Aux::Slope => Aux::Slope,
+            Aux::Chains => Aux::Chains,
+            Aux::Product(place) => Aux::Product(lent.operand(place, panels, own)),
+        })
     }
 
     /// Some columns of a GEMM; `a` is the operand from its column `k0` on, where chains go on from what the output holds.
@@ -170,6 +269,7 @@ impl<'a> Job<'a> {
         let (b, bias) = self.source.map(g.affine, g.side);
         let b = b.rows_from(k0).panel_range(columns.start, columns.len());
         let start = match (k0, bias) {
+            _ if g.onto => Start::Continue,
             (1.., _) => Start::Continue,
             (0, None) => Start::Zero,
             (0, Some(bias)) => Start::Bias(&bias[columns.start * PANEL..]),
@@ -221,6 +321,20 @@ impl<'m> Lent<'m> {
         }
     }
 
+    /// Some panels of a value that is read element by element.
+    #[inline]
+    fn operand<'l>(&self, place: Operand, panels: Range<usize>, own: &Own<'l>) -> In<'l>
+    where
+        'm: 'l,
+    {
+        if place.own
+            && let Some((_, mine)) = own.iter().flatten().find(|(other, _)| other.is(place))
+        {
+            return (*mine).into();
+        }
+        self.view(place).panel_range(panels.start, panels.len()).into()
+    }
+
     /// A value that is read.
     #[inline]
     fn view(&self, place: Operand) -> PanelRef<'m> {
@@ -228,28 +342,46 @@ impl<'m> Lent<'m> {
         let data = &cut.left[usize::from(place.piece)][place.at * self.rows..][..wide(place.cols) * self.rows];
         PanelRef::new(data, self.rows, place.cols)
     }
+}
 
-    /// A list of posts with its operands, cut to some panels.
-    #[inline]
-    fn posts<'l>(
-        &self,
-        posts: &Posts<Operand>,
-        panels: Range<usize>,
-        list: &'l mut [Post<In<'m>>; MOST_POSTS],
-    ) -> &'l [Post<In<'m>>] {
-        let mut len = 0;
-        for post in posts.iter() {
-            let operand = |place| Some(In::from(self.view(place).panel_range(panels.start, panels.len())));
-            if let Some(post) = post.map(operand) {
-                list[len] = post;
-                len += 1;
-            }
-        }
-        &list[..len]
+/// What a step that goes by chunks writes: a place with room for all columns or for a chunk.
+struct Made<'m> {
+    place: Operand,
+    data: &'m mut [f32],
+}
+
+/// What there is of a chunk when the second of two GEMMs begins: what the first wrote.
+type Own<'l> = [Option<(Operand, PanelRef<'l>)>; 2];
+
+impl<'m> Made<'m> {
+    fn new(place: Operand, data: &'m mut [f32]) -> Self {
+        Self { place, data }
+    }
+
+    fn range(&self, panel: usize, rows: usize, cols: usize) -> Range<usize> {
+        let at = if self.place.chunk { 0 } else { panel * PANEL * rows };
+        at..at + panels(cols) * PANEL * rows
+    }
+
+    /// The chunk of `cols` columns from a panel on.
+    fn chunk(&mut self, panel: usize, rows: usize, cols: usize) -> PanelMut<'_> {
+        let range = self.range(panel, rows, cols);
+        PanelMut::new(&mut self.data[range], rows, cols)
+    }
+
+    /// The same, to read.
+    fn view(&self, panel: usize, rows: usize, cols: usize) -> PanelRef<'_> {
+        PanelRef::new(&self.data[self.range(panel, rows, cols)], rows, cols)
     }
 }
 
-const NO_POSTS: [Post<In<'static>>; MOST_POSTS] = [Post::Act(Activation::Identity); MOST_POSTS];
+/// The chunks of what the first GEMM made.
+fn own<'l>(made: &'l [Option<Made<'_>>], panel: usize, rows: usize, cols: usize) -> Own<'l> {
+    let view = |made: &'l Option<Made<'_>>| made.as_ref().map(|made| (made.place, made.view(panel, rows, cols)));
+    [view(&made[0]), view(&made[1])]
+}
+
+const NO_POSTS: [TilePost<'static>; MOST_POSTS] = [Post::Act(Activation::Identity); MOST_POSTS];
 
 /// Squared norms of the rows of `dy`.
 fn row_norms(dy: PanelRef<'_>, norms: &mut [f64]) {

@@ -3,7 +3,7 @@
 use crate::gemm::macro_kernel::TileSizes;
 use crate::gemm::panels::{PANEL, panels};
 use crate::program::lower::Operand;
-use crate::program::{Part, Program, Step, Val};
+use crate::program::{Grad, Part, Program, Step, Val};
 use crate::team::pieces::{Grid, Part as SumPart};
 
 /// How a batch is shared out.
@@ -38,14 +38,16 @@ pub(super) fn columns(blocks: usize, rows: usize, cols: usize, across: usize, un
     Grid { down: blocks, rows, panels: size, across: all.div_ceil(size) }
 }
 
-/// A sum over the batch: of which two values dW is the product, or of which one db is the sum of columns.
+/// A sum over the batch: of which two values dW is the product, of which one, or of the products of which two, a vector is the sum of
+/// columns, or one number the sum of all.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Sum {
     Product { a: Val, b: Val },
-    Columns { b: Val },
+    Columns { b: Val, times: Option<Val> },
+    All { b: Val, times: Val },
 }
 
-/// Targets of an affine map: dW, and then db.
+/// Targets of an affine map: dW, and then db. Those of all vectors come after those of all maps.
 pub(crate) const TARGETS: usize = 2;
 
 /// Pieces of weight gradients for each thread: so many that the last one to finish is not far behind, and the thread that has one piece more
@@ -64,12 +66,35 @@ pub(crate) fn cut_sums(
     cut: &mut Vec<SumPart<Sum>>,
 ) {
     let work = |map: usize| program.affines[map].0.saturating_mul(program.affines[map].1);
-    let all = parts.iter().flat_map(|part| &part.grads).map(|grad| work(grad.affine)).fold(0, usize::saturating_add);
+    let grads = || parts.iter().flat_map(|part| &part.grads);
+    let maps =
+        grads().filter_map(|grad| if let Grad::Affine { affine, .. } = grad { Some(work(*affine)) } else { None });
+    let all = maps.fold(0, usize::saturating_add);
     let start = cut.len();
-    for grad in parts.iter().flat_map(|part| &part.grads) {
-        let ((inputs, outputs), dw) = (program.affines[grad.affine], TARGETS * grad.affine);
-        let least = rows.saturating_mul(work(grad.affine)) / LEAST_SUM;
-        let share = threads.saturating_mul(SUMS_PER_THREAD).saturating_mul(work(grad.affine)).div_ceil(all.max(1));
+    // Of column sums, four panels go side by side.
+    let lines = |cols: usize| {
+        let across = panels(cols).max(1);
+        let wide = if threads == 1 { across } else { 4 };
+        Grid { down: 1, rows: PANEL, panels: wide, across: across.div_ceil(wide) }
+    };
+    for grad in grads() {
+        let vectors = TARGETS * program.affines.len();
+        let (affine, a, b) = match *grad {
+            Grad::Affine { affine, a, b } => (affine, a, b),
+            Grad::Columns { vector, b, times } => {
+                let (grid, what) = (lines(program.vectors[vector]), Sum::Columns { b, times });
+                cut.push(SumPart { target: vectors + vector, grid, before: 0, what });
+                continue;
+            }
+            Grad::Rows { vector, b, times } => {
+                let (grid, what) = (lines(1), Sum::All { b, times });
+                cut.push(SumPart { target: vectors + vector, grid, before: 0, what });
+                continue;
+            }
+        };
+        let ((inputs, outputs), dw) = (program.affines[affine], TARGETS * affine);
+        let least = rows.saturating_mul(work(affine)) / LEAST_SUM;
+        let share = threads.saturating_mul(SUMS_PER_THREAD).saturating_mul(work(affine)).div_ceil(all.max(1));
         let count = if threads == 1 { 1 } else { share.min(least).max(1) };
         // First by panels of the vector operand, in groups that a tile takes; then by those of the other.
         let (across, down) = (panels(outputs).max(1), panels(inputs).max(1));
@@ -77,12 +102,9 @@ pub(crate) fn cut_sums(
         let wide = across.div_ceil(groups.min(count));
         let high = down.div_ceil(count.div_ceil(groups).min(down));
         let grid = Grid { down: down.div_ceil(high), rows: high * PANEL, panels: wide, across: across.div_ceil(wide) };
-        let product = Sum::Product { a: grad.a, b: grad.b };
-        // Of column sums, four panels go side by side.
-        let wide = if threads == 1 { across } else { 4 };
-        let lines = Grid { down: 1, rows: PANEL, panels: wide, across: across.div_ceil(wide) };
-        cut.push(SumPart { target: dw + 1, grid: lines, before: 0, what: Sum::Columns { b: grad.b } });
-        cut.push(SumPart { target: dw, grid, before: 0, what: product });
+        let what = Sum::Columns { b, times: None };
+        cut.push(SumPart { target: dw + 1, grid: lines(outputs), before: 0, what });
+        cut.push(SumPart { target: dw, grid, before: 0, what: Sum::Product { a, b } });
     }
     let cut = &mut cut[start..];
     cut.sort_unstable_by_key(|part| usize::MAX - part.target);

@@ -3,8 +3,9 @@
 use crate::gemm::buffers::Buffer;
 use crate::gemm::factor::Factor;
 use crate::mat::MatMut;
-use crate::params::borrowed::AffineGradMut;
+use crate::params::borrowed::GradsMut;
 use crate::params::gradients::Gradients;
+use crate::params::name::Role;
 use crate::program::{Side, wide};
 
 /// The weights of a network, by the number of the affine map. `Program::check` has seen that each is there and of its size.
@@ -12,6 +13,8 @@ pub(crate) trait Source: Sync {
     /// Forward, Wᵀ and the bias, if there is one, padded to whole panels; backward, W and no bias. In one call: it is a virtual one, and a step
     /// of a few rows takes a microsecond.
     fn map(&self, affine: usize, side: Side) -> (Factor<'_>, Option<&[f32]>);
+    /// A vector of parameters, padded to whole panels.
+    fn vector(&self, index: usize) -> &[f32];
     /// Whether weights are put straight on the way forward, too, which takes room.
     fn moves(&self) -> bool {
         false
@@ -26,10 +29,11 @@ pub(crate) enum Target<'a> {
     Rows { m: MatMut<'a>, outputs_first: bool },
 }
 
-/// Where the gradients of an affine map go. What was declined is None.
-pub(crate) struct Slot<'a> {
-    pub(crate) dw: Option<Target<'a>>,
-    pub(crate) db: Option<&'a mut [f32]>,
+/// Where a gradient goes, with the number of its affine map or of its vector of parameters.
+pub(crate) enum Slot<'a> {
+    Weights(usize, Target<'a>),
+    Bias(usize, &'a mut [f32]),
+    Vector(usize, &'a mut [f32]),
 }
 
 /// Where all gradients of a network go.
@@ -37,50 +41,62 @@ pub(crate) enum Slots<'a, 'm> {
     /// To memory of ours.
     Owned(&'a mut Gradients),
     /// To the caller; by way of a buffer of panels, one for each map, where the strides are of no other use.
-    Caller(&'a mut [AffineGradMut<'m>], &'a mut [Buffer]),
+    Caller(GradsMut<'a, 'm>, &'a mut [Buffer]),
 }
 
 impl Slots<'_, '_> {
-    /// Those of each map, in order.
-    pub(crate) fn all(&mut self) -> impl Iterator<Item = Slot<'_>> {
-        let (owned, caller) = match self {
-            Slots::Owned(grads) => (Some(grads.affines_mut().map(owned)), None),
-            Slots::Caller(grads, staging) => {
-                let both = grads.iter_mut().zip(staging.iter_mut());
-                (None, Some(both.map(|(grad, staging)| caller(grad, staging))))
+    /// Calls `f` with each that was not declined.
+    pub(crate) fn each<'s>(&'s mut self, mut f: impl FnMut(Slot<'s>)) {
+        match self {
+            Slots::Owned(grads) => {
+                let (mut maps, mut vectors) = (0, 0);
+                for (spec, values) in grads.rows_mut() {
+                    let slot = match spec.name.role {
+                        Role::Weight => {
+                            maps += 1;
+                            values.map(|values| Slot::Weights(maps - 1, Target::Panels(values)))
+                        }
+                        Role::Bias => values.map(|values| Slot::Bias(maps - 1, &mut values[..spec.cols])),
+                        Role::Gain | Role::Shift | Role::Scale => {
+                            vectors += 1;
+                            values.map(|values| Slot::Vector(vectors - 1, &mut values[..spec.cols]))
+                        }
+                    };
+                    slot.into_iter().for_each(&mut f);
+                }
             }
-        };
-        owned.into_iter().flatten().chain(caller.into_iter().flatten())
+            Slots::Caller(GradsMut { affines, vectors }, staging) => {
+                for (i, (grad, staging)) in affines.iter_mut().zip(staging.iter_mut()).enumerate() {
+                    if let Some(dw) = &mut grad.weights {
+                        f(Slot::Weights(i, target(dw, staging)));
+                    }
+                    if let Some(db) = &mut grad.bias {
+                        f(Slot::Bias(i, db));
+                    }
+                }
+                let wanted = vectors.iter_mut().enumerate().filter_map(|(i, line)| Some((i, line.as_deref_mut()?)));
+                wanted.for_each(|(i, line)| f(Slot::Vector(i, line)));
+            }
+        }
     }
 
     /// Makes every gradient zero.
     pub(crate) fn clear(&mut self) {
-        for slot in self.all() {
-            match slot.dw {
-                None => {}
-                Some(Target::Panels(data)) => data.fill(0.0),
-                Some(Target::Rows { mut m, .. }) => m.fill(0.0),
-            }
-            slot.db.unwrap_or_default().fill(0.0);
-        }
+        self.each(|slot| match slot {
+            Slot::Weights(_, Target::Panels(data)) => data.fill(0.0),
+            Slot::Weights(_, Target::Rows { mut m, .. }) => m.fill(0.0),
+            Slot::Bias(_, line) | Slot::Vector(_, line) => line.fill(0.0),
+        });
     }
 }
 
-/// What was declined has no values.
-fn owned<'s>([dw, db]: [&'s mut [f32]; 2]) -> Slot<'s> {
-    Slot { dw: Some(Target::Panels(dw)), db: Some(db) }
-}
-
-fn caller<'s>(grad: &'s mut AffineGradMut<'_>, staging: &'s mut Buffer) -> Slot<'s> {
-    let dw = grad.weights.as_mut().map(|dw| {
-        let (outputs, inputs) = dw.shape();
-        match Layout::of(dw) {
-            Layout::Rows => Target::Rows { m: dw.reborrow(), outputs_first: true },
-            Layout::Columns => Target::Rows { m: dw.reborrow().t(), outputs_first: false },
-            Layout::Other => Target::Panels(&mut staging.as_mut_slice()[..wide(outputs) * inputs]),
-        }
-    });
-    Slot { dw, db: grad.bias.as_deref_mut() }
+fn target<'s>(dw: &'s mut MatMut<'_>, staging: &'s mut Buffer) -> Target<'s> {
+    let (outputs, inputs) = dw.shape();
+    match Layout::of(dw) {
+        Layout::Rows => Target::Rows { m: dw.reborrow(), outputs_first: true },
+        Layout::Columns => Target::Rows { m: dw.reborrow().t(), outputs_first: false },
+        Layout::Other => Target::Panels(&mut staging.as_mut_slice()[..wide(outputs) * inputs]),
+    }
 }
 
 /// How a matrix of the caller's lies in memory.

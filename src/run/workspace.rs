@@ -1,6 +1,6 @@
 //! The memory that calls reuse.
 
-use super::borrowed::Biases;
+use super::borrowed::Lines;
 use super::plan::Plans;
 use super::record::Record;
 use crate::error::Error;
@@ -21,8 +21,8 @@ pub struct Workspace {
     pub(crate) record: Record,
     /// Gradients of activations on their way down.
     pub(crate) slab: Buffer,
-    /// Biases of the caller's.
-    pub(crate) biases: Biases,
+    /// Biases and vectors of the caller's.
+    pub(crate) lines: Lines,
     /// Gradients of a caller's weights whose strides are of no other use, one for each affine map.
     pub(crate) staged_grads: Vec<Buffer>,
     /// Where the gradients of a backward pass go.

@@ -180,7 +180,7 @@ unsafe impl<'a> Pieces for Rectangles<'a> {
 }
 
 /// Most places that a piece of memory is written in, by one phase.
-pub(crate) const MOST_PLACES: usize = 3;
+pub(crate) const MOST_PLACES: usize = 4;
 
 /// A piece of memory while a step runs: the places that it writes, cut out, and what is left between them, to be read.
 pub(crate) struct Cut<'m> {
@@ -192,7 +192,7 @@ impl<'m> Cut<'m> {
     /// The memory of `rows` rows, with places of (start, width) floats a row: in order, and apart.
     #[inline]
     pub(crate) fn of(memory: &'m mut [f32], places: &[(usize, usize)], rows: usize) -> Self {
-        let mut cut = Self { places: [&mut [], &mut [], &mut []], left: [&[]; MOST_PLACES + 1] };
+        let mut cut = Self { places: Default::default(), left: [&[]; MOST_PLACES + 1] };
         let (mut rest, mut at, mut count) = (memory, 0, 0);
         for &(start, width) in places {
             let (left, from) = rest.split_at_mut((start - at) * rows);
@@ -207,7 +207,9 @@ impl<'m> Cut<'m> {
     /// Memory that nothing is written in.
     #[inline]
     pub(crate) fn read(memory: &'m [f32]) -> Self {
-        Self { places: [&mut [], &mut [], &mut []], left: [memory, &[], &[], &[]] }
+        let mut cut = Self { places: Default::default(), left: [&[]; MOST_PLACES + 1] };
+        cut.left[0] = memory;
+        cut
     }
 }
 
@@ -247,7 +249,7 @@ unsafe impl<'a> Pieces for Columns<'a> {
         let first = block.saturating_mul(size).min(self.len);
         let rows = (self.len - first).min(size).checked_div(self.width).unwrap_or(0);
         let block = self.start.wrapping_add(first);
-        let mut cut = Cut { places: [&mut [], &mut [], &mut []], left: [&[]; MOST_PLACES + 1] };
+        let mut cut = Cut { places: Default::default(), left: [&[]; MOST_PLACES + 1] };
         let (mut at, mut count) = (0, 0);
         for &(start, width) in self.places {
             let (from, to) = ((panels.start * PANEL).min(width), panels.end.saturating_mul(PANEL).min(width));

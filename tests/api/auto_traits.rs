@@ -3,14 +3,16 @@
 
 use resblock::bounds::loss::LossAccuracy;
 use resblock::bounds::{Accuracy, BackwardBounds, ForwardBounds, Map, MapBounds, NetworkBounds, Numbers, Running};
-use resblock::reference::{BlockGrads, BlockOut, BlockParams, LinearGrads, LinearOut};
+use resblock::reference::{
+    BlockGrads, BlockOut, BlockParams, BlockTensors, FormOut, LinearGrads, LinearOut, MapTensors, NormOut,
+};
 use resblock::{
-    Activation, AdamW, Affine, AffineGradMut, AffineRef, BinaryCrossEntropy, Block, Blocking, Checkpoint,
-    CheckpointError, Context, CrossEntropy, Divisor, Error, Explanation, Functional, GradMode, GradientFlow,
-    GradientSummary, Gradients, Group, Huber, Init, Isa, IsaList, KernelBench, Leftovers, Linear, Machine, MatMut,
-    MatRef, Matrix, Node, Par, Part, Pass, Peak, Place, Purpose, RateDecay, Record, Role, Schedule, Scheme, Select,
-    Sequence, Sgd, Skip, Snapshot, SquaredError, Stack, StackConfig, TensorInfo, TensorMut, TensorName, TensorRef,
-    Weights, Workspace,
+    Activation, AdamW, Affine, AffineGradMut, AffineRef, BinaryCrossEntropy, Block, BlockForm, Blocking, BranchScale,
+    Checkpoint, CheckpointError, Context, CrossEntropy, Divisor, Error, Explanation, Functional, GradMode,
+    GradientFlow, GradientSummary, Gradients, GradsMut, Group, Huber, Init, Isa, IsaList, KernelBench, Leftovers,
+    Linear, Machine, MatMut, MatRef, Matrix, Node, Norm, Par, ParamsRef, Part, Pass, Peak, Place, Purpose, RateDecay,
+    Record, Role, Schedule, Scheme, Select, Sequence, Sgd, Skip, Snapshot, SquaredError, Stack, StackConfig,
+    TensorInfo, TensorMut, TensorName, TensorRef, Vector, Weights, Workspace,
 };
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
@@ -28,14 +30,15 @@ macro_rules! assert_traits {
 }
 
 assert_traits!(VALUES:
-    Activation, AdamW, Affine, AffineRef<'_>, Block, Blocking, Checkpoint<'_>, CheckpointError, Context, Error, GradMode,
+    Activation, AdamW, Affine, AffineRef<'_>, Block, BlockForm, Blocking, BranchScale, Checkpoint<'_>, CheckpointError, Context, Error, GradMode,
     GradientFlow, Gradients, GradientSummary, Init, Isa, Snapshot<'_>, IsaList, KernelBench, Linear, Machine, MatRef<'_>, Matrix, Par, Part, Peak, Place, Role, TensorName, TensorRef<'_>, Group, Select, Schedule, RateDecay, Scheme, Sgd, Skip, Stack, StackConfig,
     Leftovers, TensorInfo<'_>, Weights, Workspace, Accuracy, BackwardBounds, ForwardBounds, Map, MapBounds, NetworkBounds, Numbers, Running, BlockGrads<f32>, BlockOut<f32>, BlockParams<'_, f32>, LinearGrads<f32>, LinearOut<f32>,
     BinaryCrossEntropy<'_>, CrossEntropy<'_>, Divisor, Huber, SquaredError, LossAccuracy,
-    Explanation, Functional, Node, Purpose, Record, Sequence;
+    Explanation, Functional, Node, Norm, ParamsRef<'_>, Purpose, Record, Sequence, Vector,
+    BlockTensors<f32>, FormOut<f32>, MapTensors<f32>, NormOut<f32>;
     crosses_threads, survives_panics
 );
-assert_traits!(BORROWS: AffineGradMut<'_>, MatMut<'_>, TensorMut<'_>, Pass<'_, Linear>, Pass<'_, Block>, Pass<'_, Stack>, Pass<'_, Sequence>; crosses_threads);
+assert_traits!(BORROWS: AffineGradMut<'_>, GradsMut<'_, '_>, MatMut<'_>, TensorMut<'_>, Pass<'_, Linear>, Pass<'_, Block>, Pass<'_, Stack>, Pass<'_, Sequence>; crosses_threads);
 
 /// The types of the public API, by the list that `.ci/api` holds it to.
 fn exported() -> Vec<String> {

@@ -8,8 +8,8 @@ use crate::common::{
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use resblock::{
-    Activation, AdamW, Block, Checkpoint, CheckpointError, Context, Error, GradMode, Gradients, Layer, Linear,
-    Optimizer, Part, SavedOptimizer, Sgd, Skip, Snapshot, Stack, Workspace,
+    Activation, AdamW, Block, BlockForm, BranchScale, Checkpoint, CheckpointError, Context, Error, GradMode, Gradients,
+    Init, Layer, Linear, Norm, Optimizer, Part, SavedOptimizer, Sgd, Skip, Snapshot, Stack, Workspace,
 };
 use std::alloc::{GlobalAlloc, System};
 use std::cell::Cell;
@@ -604,6 +604,43 @@ fn networks_that_compute_something_else_are_told_apart() {
     };
     assert_told_apart(&ACTIVATIONS.map(|phi| ends(phi, Activation::Identity)), "input");
     assert_told_apart(&ACTIVATIONS.map(|phi| ends(Activation::Identity, phi)), "output");
+}
+
+#[test]
+fn blocks_of_other_forms_are_told_apart_and_come_back() {
+    let bare = BlockForm::new(3, 5, Activation::Gelu);
+    let norm = |centred, epsilon| Some(Norm { centred, epsilon, gain: true, shift: true });
+    let block = |form: BlockForm| Block::with_form(&form, &mut Init::he(3)).expect("a block");
+    let pre = |form: BlockForm| block(BlockForm { pre_norm: norm(true, 1e-5), ..form });
+    let first = [
+        pre(bare),
+        block(BlockForm { pre_norm: norm(false, 1e-5), ..bare }),
+        block(BlockForm { pre_norm: norm(true, 1e-6), ..bare }),
+        pre(BlockForm { pre_activation: Activation::Relu, ..bare }),
+        pre(BlockForm { activation: Activation::Silu, ..bare }),
+    ];
+    assert_told_apart(&first, "first");
+    let second = [
+        block(bare),
+        block(BlockForm { skip: Skip::None, ..bare }),
+        block(BlockForm { skip_scale: 1.5, ..bare }),
+        block(BlockForm { branch_scale: BranchScale::Constant(0.1), ..bare }),
+        block(BlockForm { post_activation: Activation::Relu, ..bare }),
+        block(BlockForm { post_norm: Some(Norm { gain: false, shift: false, ..Norm::rms(1e-5) }), ..bare }),
+        block(BlockForm { post_norm: Some(Norm { gain: false, shift: false, ..Norm::layer(1e-5) }), ..bare }),
+    ];
+    assert_told_apart(&second, "second");
+
+    let forms =
+        [BlockForm::llama(8, 12), BlockForm::cait(8, 12, 0.1), BlockForm::resnet_v2(8, 12), BlockForm::rezero(8, 12)];
+    let net = |seed| {
+        let blocks = forms.map(|form| Block::with_form(&form, &mut Init::he(seed)).expect("a block"));
+        Stack::from_blocks(blocks.into()).expect("a stack")
+    };
+    let (saved, mut restored) = (net(1), net(2));
+    let file = Snapshot::new(&saved).to_bytes().expect("bytes");
+    Checkpoint::from_bytes(&file).and_then(|checkpoint| checkpoint.restore(&mut restored)).expect("restored");
+    assert_eq!(parameters_of(&restored), parameters_of(&saved));
 }
 
 #[test]

@@ -312,7 +312,7 @@ fn layers_that_do_not_fit_together_are_refused() {
     let mut linear = |inputs, outputs| Linear::new(map(inputs, outputs), Activation::Identity);
     let block = || Stage::block(&mut Rng::new(1), 5, 9, Activation::Relu, true, true).build_block();
     let wrong = Stack::from_layers(linear(3, 4), vec![block()], linear(5, 2)).err();
-    assert_eq!(wrong, Some(shape("block", (4, 4), (5, 5))));
+    assert_eq!(wrong, Some(shape("block", (4, 5), (5, 5))));
     let wrong = Stack::from_layers(linear(3, 5), vec![block(), block()], linear(4, 2)).err();
     assert_eq!(wrong, Some(shape("output", (5, 2), (4, 2))));
     assert!(Stack::from_layers(linear(3, 4), vec![], linear(4, 2)).is_ok());

@@ -2,6 +2,7 @@
 //! the instruction sets, threads and block sizes that every promise is checked on.
 #![allow(dead_code, reason = "each test binary compiles this file and uses a part of it")]
 
+pub(crate) mod family;
 pub(crate) mod optimizers;
 pub(crate) mod problem;
 pub(crate) mod watchdog;

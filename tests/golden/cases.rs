@@ -1,5 +1,6 @@
 //! The configurations. Each is a name, and its data follow from its name: adding one changes no other.
 
+use crate::common::family::{Case, named};
 use crate::common::problem::Problem;
 use crate::common::{ACTIVATIONS, Map, MapGrad, Rng, Stage, random_grads, random_stack};
 use resblock::Activation;
@@ -238,4 +239,17 @@ pub(super) fn large() -> Vec<Config> {
         Config::new(300, block(40, 48, false), Activation::GeluTanh),
         Config::new(100, Shape::Stack { widths: (30, 64, 96, 10), blocks: 4, skip: true }, Activation::LeakyRelu(0.01)),
     ]
+}
+
+/// Each named block, narrow and wide.
+pub(super) fn family() -> Vec<(String, Case)> {
+    let sizes = [(19, 33, 50), (40, 48, 144)];
+    let all = sizes.into_iter().flat_map(|(rows, d, h)| {
+        named(d, h).into_iter().map(move |(kind, form)| (format!("form {kind}, {rows} rows, {d} by {h}"), form, rows))
+    });
+    all.map(|(name, form, rows)| {
+        let case = Case::random(form, rows, rng(&name).next());
+        (name, case)
+    })
+    .collect()
 }

@@ -1,7 +1,7 @@
 //! Digests of bits, and the file that holds them.
 
-use crate::common::MapGrad;
 use crate::common::problem::Trained;
+use crate::common::{MapGrad, family};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -26,6 +26,12 @@ pub(super) fn line(fresh: &Trained, accumulated: &Trained) -> String {
     let db = of(fresh.grads.iter().flat_map(|g| &g.db));
     let both = of(accumulated.grads.iter().flat_map(|MapGrad { dw, db }| dw.iter().chain(db)));
     format!("y={} dx={} dw={dw} db={db} accumulated={both}", of(&fresh.y), of(&fresh.dx))
+}
+
+/// The digests of a block of any form.
+pub(super) fn family_line(fresh: &family::Trained, accumulated: &family::Trained) -> String {
+    let grads = [fresh, accumulated].map(|trained| of(&family::flat(&trained.grads)));
+    format!("y={} dx={} grads={} accumulated={}", of(&fresh.y), of(&fresh.dx), grads[0], grads[1])
 }
 
 /// What is checked in: configuration and digests.

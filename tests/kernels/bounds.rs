@@ -99,7 +99,7 @@ fn check<L: Layer>(what: &str, ctx: &Context, layer: &L, stages: &[Stage], n: us
     let mut rng = Rng::new(seed);
     let (x, dy) = (rng.vec(n * layer.inputs()), rng.vec(n * layer.outputs()));
     let largest = |v: &[f32]| v.iter().fold(0.0, |m: f64, v| m.max(f64::from(v.abs())));
-    let a_priori = bounds::network(layer, n, largest(&x), largest(&dy));
+    let a_priori = bounds::network(layer, n, largest(&x), largest(&dy)).expect("bounds of bare blocks");
 
     let (wide_x, wide_dy) = (to_running(&x), to_running(&dy));
     let outs = oracle_forward(stages, n, &wide_x, None);

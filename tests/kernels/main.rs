@@ -8,6 +8,7 @@ mod activation;
 mod backward;
 mod bounds;
 mod concurrency;
+mod family;
 mod forward;
 mod fpu;
 mod gradcheck;
