@@ -3,11 +3,13 @@
 use crate::error::Error;
 use crate::gemm::blocking::Blocking;
 use crate::gemm::caches::caches;
+use crate::random::Draw;
 use crate::simd::{Isa, IsaList};
 use crate::team::{self, par::Par};
 use std::time::Duration;
 
-/// How calls run: instruction set, threads and block sizes. None of them changes a bit of any result.
+/// How calls run: instruction set, threads and block sizes, none of which changes a bit of any result; and what random masks are drawn
+/// from, which does.
 ///
 /// A plain value: copy it, pass it by reference, keep several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +19,7 @@ pub struct Context {
     blocking: Blocking,
     linger: Duration,
     machine: Machine,
+    draw: Option<Draw>,
 }
 
 /// A machine, as plans see it: what the choice of threads and pieces is made from ([`crate::Layer::explain`] shows it). None of it changes
@@ -76,6 +79,7 @@ impl Context {
             blocking: Blocking::default(),
             linger: LINGER,
             machine: Machine::default(),
+            draw: None,
         })
     }
 
@@ -137,6 +141,17 @@ impl Context {
     /// The same with another idea of the machine, from which plans are made.
     pub fn with_machine(self, machine: Machine) -> Self {
         Self { machine, ..self }
+    }
+
+    /// The same with what the masks of recorded passes are drawn from ([`crate::BlockForm::dropout`]). Without one, nothing is dropped: a recorded pass
+    /// then evaluates the network, as inference always does.
+    pub fn with_draw(self, draw: Option<Draw>) -> Self {
+        Self { draw, ..self }
+    }
+
+    /// What random masks are drawn from.
+    pub fn draw(&self) -> Option<Draw> {
+        self.draw
     }
 
     /// The instruction set.

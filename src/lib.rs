@@ -23,6 +23,7 @@ mod params;
 mod parts;
 mod peak;
 mod program;
+mod random;
 pub mod reference;
 mod run;
 #[allow(unsafe_code, reason = "intrinsics, and the crossing into code compiled for an instruction set")]
@@ -58,7 +59,8 @@ pub use params::name::{Part, Place, Role, TensorName};
 pub use params::summary::GradientSummary;
 pub use params::tensor::{TensorMut, TensorRef};
 pub use peak::{KernelBench, Peak, fma_peak, read_bandwidth};
-pub use program::form::{BlockForm, BranchScale, Norm, Skip};
+pub use program::form::{BlockForm, BranchScale, Dropout, Norm, Skip};
+pub use random::Draw;
 pub use run::explain::{Explanation, Purpose};
 pub use run::record::Record;
 pub use run::workspace::Workspace;

@@ -6,10 +6,11 @@
 //! the arithmetic.
 
 use super::cells::{In, Out};
-use super::lanes::{load_cells, store_cells};
+use super::lanes::{load_cells, mul_rows, store_cells};
 use super::panels::{PANEL, PanelRef, panels};
 use crate::Activation;
 use crate::activation::{self, Act, with_act};
+use crate::random::{self, Mask};
 
 use crate::simd::{Isa, Kernel, Simd};
 use std::marker::PhantomData;
@@ -31,6 +32,9 @@ pub(crate) enum Post<V, R = V> {
     ScaleAdd(Scale<R>, V),
     /// acc = fma(c, v, acc).
     AddScaled(f32, V),
+    /// acc = acc * m, m the factor of the element in a mask. Before all else of a list, it is done to the chains themselves, which a second
+    /// result is made of.
+    Drop(Mask),
 }
 
 /// A factor of all rows.
@@ -58,6 +62,7 @@ impl<V, R> Post<V, R> {
             Post::Scale(scale) => Post::Scale(scale.map(row)?),
             Post::ScaleAdd(scale, v) => Post::ScaleAdd(scale.map(row)?, value(v)?),
             Post::AddScaled(c, v) => Post::AddScaled(c, value(v)?),
+            Post::Drop(mask) => Post::Drop(mask),
         })
     }
 }
@@ -361,6 +366,9 @@ impl Kernel for AfterTile<'_, '_> {
         let Target { out: tile, after: After { posts, beside }, range, .. } = self.target;
         let range = *range;
         let Some((aux, out)) = beside else { return apply(s, tile, posts, range) };
+        let drops = posts.iter().take_while(|post| matches!(post, Post::Drop(_))).count();
+        let (drops, posts) = posts.split_at(drops);
+        apply(s, tile, drops, range);
         match *aux {
             Aux::Slope => {
                 let at = posts.iter().position(|post| matches!(post, Post::Act(_))).unwrap_or(posts.len());
@@ -399,6 +407,7 @@ fn apply<S: Simd>(s: S, out: &mut Out<'_>, posts: &[TilePost<'_>], range: Range)
             Post::ScaleAdd(Scale::Number(c), v) => map(s, out, [Some(v), None], range, MulByAdd(c)),
             Post::ScaleAdd(Scale::Row(scale), v) => map(s, out, [Some(v), row(scale, out)], range, MulAdd),
             Post::AddScaled(c, v) => map(s, out, [Some(v), None], range, AddTimes(c)),
+            Post::Drop(ref mask) => drop_some(s, out, mask, range),
         }
     }
 }
@@ -495,6 +504,24 @@ fn map<S: Simd, F: Each>(s: S, to: &mut Out<'_>, from: [Option<In<'_>>; 2], rang
                 a.as_mut()[v] = f.each(s, a.as_ref()[v], b.as_ref()[v], c.as_ref()[v]);
             }
             to.set_row(s, i, p, a);
+        }
+    }
+}
+
+/// Multiplies a range by the factors of a mask, eight rows of the batch at a time.
+#[inline(always)]
+fn drop_some<S: Simd>(s: S, out: &mut Out<'_>, mask: &Mask, range: Range) {
+    let Range { row, rows, panel, panels } = range;
+    let mut factors = [[0.0; PANEL]; random::ROWS];
+    for p in panel..panel + panels {
+        let mut i = row;
+        while i < row + rows {
+            let at = mask.factors(i, p * PANEL, &mut factors);
+            for factors in &factors[at..random::ROWS.min(at + row + rows - i)] {
+                let product = mul_rows(s, out.row(s, i, p), load_cells(s, factors));
+                out.set_row(s, i, p, product);
+                i += 1;
+            }
         }
     }
 }

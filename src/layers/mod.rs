@@ -142,7 +142,7 @@ pub trait Layer: Compiled + Sized {
         explain(ctx, self.program(), n, purpose)
     }
 
-    /// Floats of the record of a batch of `n` rows: 16, and a fixed number for each row, whatever threads and block sizes are.
+    /// Floats of the record of a batch of `n` rows: 32, and a fixed number for each row, whatever threads and block sizes are.
     ///
     /// # Errors
     /// [`Error::Overflow`] if that overflows.

@@ -5,8 +5,9 @@ use super::norm::{Emitted, NormOut, norm, norm_backward};
 use super::spec::{Real, input_gradient, row_sum, times_derivative, weight_gradient};
 use crate::Activation;
 use crate::gemm::epilogue::{Aux, Post, Scale};
-use crate::program::form::{BlockForm, BranchScale, Norm, Skip};
-use crate::program::{Beside, Builder, GemmStep, Grad, Posts, Side, Step, Val, Vector};
+use crate::program::form::{BlockForm, BranchScale, Dropout, Norm, Skip};
+use crate::program::{Beside, Builder, GemmStep, Grad, MOST_POSTS, Posts, Side, Step, Val, Vector};
+use crate::random::{Draw, Mask};
 
 /// An activation that has been emitted: how its derivative is told.
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +89,7 @@ struct Emission {
     first: usize,
     hidden: Hidden,
     h: Val,
+    masks: Masks,
     second: usize,
     shortcut: Option<usize>,
     scale: Option<Vector>,
@@ -95,6 +97,20 @@ struct Emission {
     branch: Option<Val>,
     post_slope: Slope,
     post_norm: Option<Emitted>,
+}
+
+/// What is dropped: of h, of the branch, of whole rows of it.
+#[derive(Debug, Clone, Copy)]
+struct Masks {
+    hidden: Option<Mask>,
+    branch: Option<Mask>,
+    depth: Option<Mask>,
+}
+
+impl Masks {
+    fn new(b: &mut Builder, Dropout { hidden, branch, depth }: Dropout) -> Self {
+        Self { hidden: b.mask(0, hidden, false), branch: b.mask(1, branch, false), depth: b.mask(2, depth, true) }
+    }
 }
 
 /// How h comes about.
@@ -142,7 +158,8 @@ impl BlockForm {
         let (n, pre_slope) = activate(b, self.pre_activation, pre_norm.map_or(x, |norm| norm.out), false);
         let first = b.affine(self.inputs, self.hidden);
         // What is between the two GEMMs goes by chunks of its columns, unless a norm wants whole rows of it.
-        let (makers, hidden, h) = self.hidden(b, n, first);
+        let masks = Masks::new(b, self.dropout);
+        let (makers, hidden, h) = self.hidden(b, n, first, masks.hidden);
         let second = b.affine(self.hidden, self.outputs);
         let (shortcut, skip) = match self.skip {
             Skip::None => (None, None),
@@ -168,13 +185,16 @@ impl BlockForm {
             (Some(factor), Some((1.0, s))) => [Some(Post::ScaleAdd(factor, s)), None],
             (Some(factor), skip) => [Some(Post::Scale(factor)), skip.map(add)],
         };
-        // One second result a step: where the branch is kept, the activation after the skip is a pass of its own.
+        let drops = [masks.branch, masks.depth].into_iter().flatten().map(Post::Drop);
+        let posts: Vec<_> = drops.chain(sum.into_iter().flatten()).collect();
+        // One second result a step, and so long a list: else the activation after the skip is a pass of its own.
         let branch = scale.map(|_| b.value("f", self.outputs));
-        let fused = if branch.is_none() { self.post_activation } else { Activation::Identity };
+        let fuses = branch.is_none() && posts.len() < MOST_POSTS;
+        let fused = if fuses { self.post_activation } else { Activation::Identity };
         let r = b.value(if self.post_norm.is_some() || branch.is_some() { "r" } else { "y" }, self.outputs);
         let slope = Slope::new(b, fused, r, false);
         let act = (fused != Activation::Identity).then_some(Post::Act(fused));
-        let posts = sum.into_iter().flatten().chain(act).collect();
+        let posts = posts.into_iter().chain(act).collect();
         let aux = branch.map(|to| Beside { what: Aux::Chains, to }).or(slope.aux());
         let last = GemmStep { aux, ..gemm(h, second, Side::Forward, posts, r) };
         b.step(match makers {
@@ -195,6 +215,7 @@ impl BlockForm {
             first,
             hidden,
             h,
+            masks,
             second,
             shortcut,
             scale,
@@ -207,10 +228,11 @@ impl BlockForm {
     }
 
     /// h, and the GEMMs that make it, if they may go by chunks of its columns.
-    fn hidden(self, b: &mut Builder, n: Val, first: usize) -> (Option<Makers>, Hidden, Val) {
+    fn hidden(self, b: &mut Builder, n: Val, first: usize, mask: Option<Mask>) -> (Option<Makers>, Hidden, Val) {
         let Self { hidden: width, activation: phi, .. } = self;
-        let act = Posts::new(phi, None);
+        let drop = mask.map(Post::Drop);
         if self.gated {
+            let act = Posts::new(phi, None);
             let third = b.affine(self.inputs, width);
             let (gate, slope) = (b.value("gate", width), b.value("slope", width));
             let (passed, h) = (b.value("passed", width), b.value("h", width));
@@ -219,7 +241,7 @@ impl BlockForm {
             let of_gate = (!told).then_some(Beside { what: Aux::Slope, to: slope });
             let of_u = Beside { what: if told { Aux::Chains } else { Aux::Product(slope) }, to: passed };
             let one = GemmStep { aux: of_gate, ..gemm(n, first, Side::Forward, act, gate) };
-            let times = Posts::from_iter([Post::Times(gate)]);
+            let times = [Post::Times(gate)].into_iter().chain(drop).collect();
             let other = GemmStep { aux: Some(of_u), ..gemm(n, third, Side::Forward, times, h) };
             return (Some((one, Some(other))), Hidden::Gated { third, gate, passed }, h);
         }
@@ -232,6 +254,7 @@ impl BlockForm {
                 (_, Some(slope)) => Slope::Kept(slope),
                 (_, None) => Slope::Told(h),
             };
+            let act = Posts::new(phi, None).iter().chain(drop).collect();
             let step = GemmStep { aux: slope.aux(), ..gemm(n, first, Side::Forward, act, h) };
             return (Some((step, None)), Hidden::Plain { inner: None, slope }, h);
         };
@@ -239,6 +262,7 @@ impl BlockForm {
         b.step(Step::Gemm(gemm(n, first, Side::Forward, Posts::default(), z)));
         let inner = norm.emit(b, z, false);
         let (h, slope) = activate(b, phi, inner.out, false);
+        let h = each(b, "h", h, drop);
         (None, Hidden::Plain { inner: Some(inner), slope }, h)
     }
 }
@@ -279,9 +303,9 @@ impl Emission {
     /// The gradient of the branch before its scale, and that of the scale.
     fn scaled(self, b: &mut Builder, dr: Val) -> Val {
         let scale = match (self.scale, self.form.branch_scale) {
-            (Some(scale), _) => Scale::Row(scale.val),
-            (None, BranchScale::Constant(c)) if c != 1.0 => Scale::Number(c),
-            _ => return dr,
+            (Some(scale), _) => Some(Scale::Row(scale.val)),
+            (None, BranchScale::Constant(c)) if c != 1.0 => Some(Scale::Number(c)),
+            _ => None,
         };
         if let (Some(Vector { number: vector, .. }), Some(times)) = (self.scale, self.branch) {
             b.grad(match self.form.branch_scale {
@@ -289,7 +313,8 @@ impl Emission {
                 _ => Grad::Columns { vector, b: dr, times: Some(times) },
             });
         }
-        each(b, "df", dr, [Post::Scale(scale)])
+        let drops = [self.masks.depth, self.masks.branch].into_iter().flatten().map(Post::Drop);
+        each(b, "df", dr, scale.map(Post::Scale).into_iter().chain(drops))
     }
 
     /// B1 and B2, from the gradient of the branch to that of what its first layers read.
@@ -297,10 +322,11 @@ impl Emission {
         let Self { form, n, first, second, .. } = self;
         let BlockForm { inputs, hidden: width, .. } = form;
         let last = Posts::from_iter(skip.map(add));
+        let drop = self.masks.hidden.map(Post::Drop);
         match self.hidden {
             Hidden::Plain { inner: None, slope } => {
                 let (dz, dn) = (b.value("dz", width), b.value("dx", inputs));
-                let one = gemm(df, second, Side::Adjoint, slope.post().into_iter().collect(), dz);
+                let one = gemm(df, second, Side::Adjoint, drop.into_iter().chain(slope.post()).collect(), dz);
                 let other = gemm(dz, first, Side::Adjoint, last, dn);
                 b.step(Step::Chunks { first: one, second: None, last: Some(other) });
                 b.grad(Grad::Affine { affine: first, a: n, b: dz });
@@ -308,7 +334,7 @@ impl Emission {
             }
             Hidden::Plain { inner: Some(norm), slope } => {
                 let da = b.value("da", width);
-                b.step(Step::Gemm(gemm(df, second, Side::Adjoint, slope.post().into_iter().collect(), da)));
+                b.step(Step::Gemm(gemm(df, second, Side::Adjoint, drop.into_iter().chain(slope.post()).collect(), da)));
                 let dz = norm.adjoint(b, da, None);
                 let dn = b.value("dx", inputs);
                 b.step(Step::Gemm(gemm(dz, first, Side::Adjoint, last, dn)));
@@ -318,7 +344,7 @@ impl Emission {
             Hidden::Gated { third, gate, passed } => {
                 let (du, dz, dn) = (b.value("du", width), b.value("dz", width), b.value("dx", inputs));
                 let beside = Some(Beside { what: Aux::Product(gate), to: du });
-                let times = Posts::from_iter([Post::Times(passed)]);
+                let times = drop.into_iter().chain([Post::Times(passed)]).collect();
                 let one = GemmStep { aux: beside, ..gemm(df, second, Side::Adjoint, times, dz) };
                 let other = gemm(dz, first, Side::Adjoint, Posts::default(), dn);
                 b.step(Step::Chunks { first: one, second: None, last: Some(other) });
@@ -480,6 +506,22 @@ fn activated<T: Real>(z: &[T], phi: Activation) -> Vec<T> {
     z.iter().map(|z| if phi == Activation::Identity { *z } else { z.activate(phi) }).collect()
 }
 
+/// v times the factors of a mask, if there is one and something is drawn.
+fn dropped<T: Real>(v: Vec<T>, cols: usize, draw: Option<Draw>, mask: Option<Mask>) -> Vec<T> {
+    let (Some(draw), Some(mask)) = (draw, mask) else { return v };
+    let mask = mask.drawn(draw, 0, 0);
+    let factor = |i: usize| mask.factor(i / cols, i % cols);
+    v.iter().enumerate().map(|(i, v)| v.mul(T::number(factor(i)))).collect()
+}
+
+fn hidden_mask(form: &BlockForm) -> Option<Mask> {
+    Mask::new(form.dropout.hidden, 0, false)
+}
+
+fn branch_masks(form: &BlockForm) -> [Option<Mask>; 2] {
+    [Mask::new(form.dropout.branch, 1, false), Mask::new(form.dropout.depth, 2, true)]
+}
+
 fn plus<T: Real>(g: T, factor: f32, s: T) -> T {
     if factor == 1.0 { g.add(s) } else { s.fma(T::number(factor), g) }
 }
@@ -494,7 +536,9 @@ fn scale<T: Real>(form: &BlockForm, p: &BlockTensors<T>, j: usize) -> Option<T> 
 }
 
 /// A block of any form on `n` rows: the formula of [`BlockForm`].
-pub fn form<T: Real>(form: &BlockForm, n: usize, x: &[T], p: &BlockTensors<T>) -> FormOut<T> {
+///
+/// With a draw, some of it is dropped: the block is then part number 0 of its network.
+pub fn form<T: Real>(form: &BlockForm, n: usize, x: &[T], p: &BlockTensors<T>, draw: Option<Draw>) -> FormOut<T> {
     let BlockForm { inputs: d, hidden: width, outputs: m, .. } = *form;
     let map = |k, m, x: &[T], map: &MapTensors<T>| {
         linear((n, k, m), x, &map.w, map.b.as_deref(), Activation::Identity, None).z
@@ -514,7 +558,9 @@ pub fn form<T: Real>(form: &BlockForm, n: usize, x: &[T], p: &BlockTensors<T>) -
     let gate = activated(&z, form.activation);
     let passed = p.third.as_ref().map(|third| map(d, width, &entered, third)).unwrap_or_default();
     let h: Vec<T> = if form.gated { passed.iter().zip(&gate).map(|(u, g)| u.mul(*g)).collect() } else { gate.clone() };
+    let h = dropped(h, width, draw, hidden_mask(form));
     let f = map(width, m, &h, &p.second);
+    let f = branch_masks(form).into_iter().fold(f, |f, mask| dropped(f, m, draw, mask));
     let s = p.shortcut.as_ref().map_or_else(|| x.to_vec(), |shortcut| map(d, m, x, shortcut));
     let sum = |(i, &f): (usize, &T)| match (scale(form, p, i % m), form.skip) {
         (None, Skip::None) => f,
@@ -533,7 +579,8 @@ pub fn form<T: Real>(form: &BlockForm, n: usize, x: &[T], p: &BlockTensors<T>) -
 ///
 /// dr = dy p'(r) or the norm's; df = λ dr; dh = df W2; dz = dh φ'(z), or dh (u φ'(z)) and du = dh φ(z) of a gate; dn = dz W1, and on in the same
 /// chain du W3; then the norm's, the pre-activation's, and + α dr, or + (α dr) Ws. dλ: sums of dr f over the rows by fma; of one number, those of
-/// each row first.
+/// each row first. The draw is that of the forward pass.
+#[allow(clippy::too_many_arguments, reason = "one argument for each operand of the formula")]
 pub fn form_backward<T: Real>(
     form: &BlockForm,
     n: usize,
@@ -542,6 +589,7 @@ pub fn form_backward<T: Real>(
     out: &FormOut<T>,
     dy: &[T],
     grads: &mut BlockTensors<T>,
+    draw: Option<Draw>,
 ) -> Vec<T> {
     let BlockForm { inputs: d, hidden: width, outputs: m, .. } = *form;
     let norm_adjoint =
@@ -592,8 +640,10 @@ pub fn form_backward<T: Real>(
     }
     let df: Vec<T> =
         dr.iter().enumerate().map(|(i, g)| scale(form, p, i % m).map_or(*g, |scale| g.mul(scale))).collect();
+    let df = branch_masks(form).into_iter().rev().fold(df, |df, mask| dropped(df, m, draw, mask));
     sums(width, m, &out.h, &df, &mut grads.second);
     let dh = input_gradient((n, width, m), &df, &p.second.w, None);
+    let dh = dropped(dh, width, draw, hidden_mask(form));
     let (dz, du) = if form.gated {
         let phi = form.activation;
         let passed = |i: usize| times_derivative(out.passed[i], out.z[i], phi);

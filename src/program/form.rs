@@ -2,6 +2,7 @@
 
 use crate::Activation;
 use crate::error::{Error, expect_shape};
+use crate::random;
 
 /// A part of a network before it is compiled: its formula and its sizes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -83,10 +84,21 @@ pub enum BranchScale {
     Vector(f32),
 }
 
+/// How much of a block is dropped: probabilities, in steps of 2⁻¹⁶.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Dropout {
+    /// Of elements of h.
+    pub hidden: f32,
+    /// Of elements of the branch.
+    pub branch: f32,
+    /// Of the branch of a whole row: stochastic depth (Huang et al. 2016).
+    pub depth: f32,
+}
+
 /// A residual block of two weight layers in any of the forms that people train.
 ///
 /// ```text
-/// n = a(N1(x)),  z = n W1ᵀ + b1,  h = φ(N2(z))  or, gated,  h = φ(z) ⊙ (n W3ᵀ + b3),  F = h W2ᵀ + b2
+/// n = a(N1(x)),  z = n W1ᵀ + b1,  h = φ(N2(z))  or, gated,  h = φ(z) ⊙ (n W3ᵀ + b3),  F = drop(h) W2ᵀ + b2, dropped itself
 /// r = α S(x) + λ F,  y = p(r)  or  N3(r)
 /// ```
 ///
@@ -133,6 +145,9 @@ pub struct BlockForm {
     pub skip_scale: f32,
     /// λ.
     pub branch_scale: BranchScale,
+    /// Probabilities to drop, each in [0, 1), in recorded passes that have a draw ([`crate::Context::with_draw`]). What is left is multiplied by
+    /// 1 / (1 - p).
+    pub dropout: Dropout,
     /// Factors on the initial W1 (and W3) and W2.
     pub init_scales: [f32; 2],
 }
@@ -155,6 +170,7 @@ impl BlockForm {
             skip: Skip::Identity,
             skip_scale: 1.0,
             branch_scale: BranchScale::Constant(1.0),
+            dropout: Dropout { hidden: 0.0, branch: 0.0, depth: 0.0 },
             init_scales: [1.0; 2],
         }
     }
@@ -254,6 +270,10 @@ impl BlockForm {
         }
         if self.post_norm.is_some() && self.post_activation != Activation::Identity {
             return setting("post_activation", "a block has a norm or an activation after the skip, not both");
+        }
+        let Dropout { hidden, branch, depth } = self.dropout;
+        for (operand, p) in [("hidden dropout", hidden), ("branch dropout", branch), ("stochastic depth", depth)] {
+            random::check(operand, p)?;
         }
         if !self.skip_scale.is_finite() {
             return setting("skip_scale", "must be finite");

@@ -25,6 +25,7 @@ use crate::error::{Error, expect_len};
 use crate::gemm::buffers::room;
 use crate::gemm::epilogue::{Aux, Post};
 use crate::gemm::panels::{PANEL, panels};
+use crate::random::Mask;
 use form::Form;
 use std::{fmt, iter};
 
@@ -74,7 +75,7 @@ pub(crate) enum Side {
 }
 
 /// Longest list of [`Post`]s.
-pub(crate) const MOST_POSTS: usize = 3;
+pub(crate) const MOST_POSTS: usize = 4;
 
 /// What a GEMM does with its finished chains, in this order.
 #[derive(Debug, Clone, Copy)]
@@ -426,6 +427,9 @@ pub(crate) struct Builder {
     backward: bool,
 }
 
+/// Masks that a part may have.
+pub(crate) const MASKS_OF_A_PART: u32 = 4;
+
 /// Values that a part makes, at most; more of them cost a reallocation.
 const VALUES_OF_A_PART: usize = 8;
 /// Affine maps of a part, usually.
@@ -500,6 +504,11 @@ impl Builder {
     pub(crate) fn grad(&mut self, grad: Grad) {
         grad.reads().for_each(|v| self.values[v.0].read = true);
         self.parts[self.part].grads.push(grad);
+    }
+
+    /// A mask of the part at hand: which of its masks, and how much it drops. None if it drops nothing.
+    pub(crate) fn mask(&mut self, which: u32, p: f32, of_rows: bool) -> Option<Mask> {
+        Mask::new(p, self.part as u32 * MASKS_OF_A_PART + which, of_rows)
     }
 
     /// Columns of a value.

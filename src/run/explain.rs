@@ -267,6 +267,8 @@ impl Page<'_> {
                 Post::Scale(by) => write!(self.text, ", times {}", scale(self, by))?,
                 Post::ScaleAdd(by, v) => write!(self.text, ", times {} + {}", scale(self, by), self.name(*v))?,
                 Post::AddScaled(c, v) => write!(self.text, ", + {c} {}", self.name(*v))?,
+                Post::Drop(mask) if mask.of_rows => write!(self.text, ", rows dropped")?,
+                Post::Drop(_) => write!(self.text, ", elements dropped")?,
             }
         }
         Ok(posts)

@@ -75,7 +75,7 @@ pub(crate) fn forward(
     // Rows that leave nothing behind need not be computed: a view of stride 0 may have more of them than anyone could count.
     if values.is_empty() && y.cols() == 0 {
         if recorded {
-            record::seal(head, program, n, shares.rows);
+            record::seal(head, program, n, shares.rows, ctx.draw());
         }
         return Ok(());
     }
@@ -103,11 +103,12 @@ pub(crate) fn forward(
         ),
     };
     let mut team = Team::new(shares.threads, ctx.linger());
-    let job = Job::new(ctx, source, Given { entry: x, skip });
+    let draw = ctx.draw().filter(|_| recorded);
+    let job = Job::new(ctx, source, Given { entry: x, skip }, draw);
     job.run(&mut team, &plan.steps, shares, rows, &mut scratch[..shares.threads]);
     staged.hand_out(ctx, &mut y);
     if recorded {
-        record::seal(head, program, n, shares.rows);
+        record::seal(head, program, n, shares.rows, ctx.draw());
     }
     Ok(())
 }
@@ -165,7 +166,7 @@ pub(crate) fn backward(
     wanted: Wanted<'_, '_>,
 ) -> Result<(), Error> {
     let Wanted { mut dx, mut grads, accumulate, norms } = wanted;
-    let (record, block_rows) = record::open(record, program, dy.rows(), dy.cols())?;
+    let (record, block_rows, draw) = record::open(record, program, dy.rows(), dy.cols())?;
     let record_width = program.record_width.unwrap_or(0);
     // A network without any width: its rows, of which forward took as many as there were, hold nothing.
     let n = if record_width == 0 && dy.cols() == 0 { 0 } else { dy.rows() };
@@ -191,7 +192,7 @@ pub(crate) fn backward(
 
     let mut team = Team::new(shares.threads, ctx.linger());
     let scratch = &mut scratch[..shares.threads];
-    let job = Job::new(ctx, source, Given { entry: dy, skip: None });
+    let job = Job::new(ctx, source, Given { entry: dy, skip: None }, draw);
     let mut out = dx.as_mut().zip(staged.as_mut()).map(|(dx, staged)| staged.out(dx));
     for first_row in (0..n).step_by(slab_rows) {
         let count = slab_rows.min(n - first_row);

@@ -1,6 +1,6 @@
 //! Records: what a forward pass leaves for backward, in memory of ours or of the caller's.
 //!
-//! A line of 16 floats says what follows: rows of the batch, rows of a block, and a fingerprint of the program; then, for each block of
+//! Two lines of 16 floats say what follows: rows of the batch, rows of a block, a fingerprint of the program, and what masks were drawn from; then, for each block of
 //! rows, the values that some adjoint reads, each in panels (`Value::kept`). The length depends on program and batch alone. Numbers are
 //! cut into pieces of 16 bits, each a small whole number that survives whatever a host does to floats on their way.
 //!
@@ -11,9 +11,10 @@ use crate::error::{Error, expect_len};
 use crate::gemm::buffers::Buffer;
 use crate::gemm::panels::{PANEL, panel_len};
 use crate::program::Program;
+use crate::random::Draw;
 
-/// Floats of the head: a line, so that what follows is aligned as the record is.
-const HEAD: usize = PANEL;
+/// Floats of the head: whole lines, so that what follows is aligned as the record is.
+const HEAD: usize = 2 * PANEL;
 /// Floats of a number in the head.
 const DIGITS: usize = 4;
 
@@ -30,8 +31,10 @@ pub(crate) fn parts_mut(record: &mut [f32]) -> (&mut [f32], &mut [f32]) {
 }
 
 /// Writes the head.
-pub(crate) fn seal(head: &mut [f32], program: &Program, n: usize, block_rows: usize) {
-    let numbers = [n as u64, block_rows as u64, program.fingerprint, 0];
+pub(crate) fn seal(head: &mut [f32], program: &Program, n: usize, block_rows: usize, draw: Option<Draw>) {
+    let Draw { seed, step, first_row } = draw.unwrap_or_default();
+    let drawn = u64::from(draw.is_some());
+    let numbers = [n as u64, block_rows as u64, program.fingerprint, drawn, seed, u64::from(step), first_row, 0];
     for (digits, number) in head.chunks_exact_mut(DIGITS).zip(numbers) {
         for (i, digit) in digits.iter_mut().enumerate() {
             *digit = f32::from((number >> (16 * i)) as u16);
@@ -39,13 +42,13 @@ pub(crate) fn seal(head: &mut [f32], program: &Program, n: usize, block_rows: us
     }
 }
 
-/// The values of a record of `n` rows, and of how many rows its blocks are.
+/// The values of a record of `n` rows, of how many rows its blocks are, and what its masks were drawn from.
 pub(crate) fn open<'r>(
     record: &'r [f32],
     program: &Program,
     n: usize,
     cols: usize,
-) -> Result<(&'r [f32], usize), Error> {
+) -> Result<(&'r [f32], usize, Option<Draw>), Error> {
     expect_len("record", record_len(program, n, cols)?, record.len())?;
     let (head, values) = record.split_at(HEAD);
     let number = |at: usize| {
@@ -59,12 +62,13 @@ pub(crate) fn open<'r>(
     if rows != n as u64 || block_rows == 0 {
         return Err(Error::Record { reason: "it is of a batch with another number of rows" });
     }
-    Ok((values, block_rows))
+    let draw = Draw { seed: number(4), step: number(5) as u32, first_row: number(6) };
+    Ok((values, block_rows, (number(3) == 1).then_some(draw)))
 }
 
 /// What a forward pass leaves for its backward: memory that is used again by every forward pass that it is given to.
 ///
-/// Any number of records may be alive, on any thread; backward reads one and can do so again. It is `4 n w` bytes and one line of 64, where
+/// Any number of records may be alive, on any thread; backward reads one and can do so again. It is `4 n w` bytes and two lines of 64, where
 /// w is what a network keeps for each row, whatever the threads and block sizes were ([`crate::Layer::record_len`]).
 #[derive(Debug, Clone, Default)]
 pub struct Record {

@@ -15,6 +15,7 @@ use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panels};
 use crate::gemm::start::Start;
 use crate::program::lower::{Lowered, Operand, Region};
 use crate::program::{Beside, GemmStep, MOST_POSTS, NormAdjointStep, NormStep, Posts, Step, wide};
+use crate::random::Draw;
 use crate::simd::Isa;
 use crate::team::Team;
 use crate::team::pieces::Cut;
@@ -31,11 +32,13 @@ pub(super) struct Job<'a> {
     /// Length of a k block, and columns of a chunk.
     depth: usize,
     chunk: usize,
+    /// What masks are drawn from; None, if nothing is dropped.
+    draw: Option<Draw>,
 }
 
 impl<'a> Job<'a> {
-    pub(super) fn new(ctx: &Context, source: &'a dyn Source, given: Given<'a>) -> Self {
-        Self { isa: ctx.isa(), source, given, depth: ctx.k_block(), chunk: ctx.blocking().hidden_chunk() }
+    pub(super) fn new(ctx: &Context, source: &'a dyn Source, given: Given<'a>, draw: Option<Draw>) -> Self {
+        Self { isa: ctx.isa(), source, given, depth: ctx.k_block(), chunk: ctx.blocking().hidden_chunk(), draw }
     }
 
     /// Takes some rows through some steps, on the threads of a team: each row block goes through all of them on one thread, or, where
@@ -232,7 +235,11 @@ impl<'a> Job<'a> {
                 all if place.cols == 1 => Some(Scale::Number(all[0])),
                 all => Some(Scale::Row(&all[panels.start * PANEL..])),
             };
-            if let Some(post) = post.map(value, row) {
+            if let Some(mut post) = post.map(value, row) {
+                if let Post::Drop(mask) = &mut post {
+                    let Some(draw) = self.draw else { continue };
+                    *mask = mask.drawn(draw, lent.first, panels.start * PANEL);
+                }
                 list[len] = post;
                 len += 1;
             }

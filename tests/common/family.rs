@@ -3,8 +3,8 @@
 use super::{Grid, Layout, Rng, assert_same, mat};
 use resblock::reference::{self, BlockTensors, MapTensors, Real};
 use resblock::{
-    Activation, Affine, AffineGradMut, AffineRef, Block, BlockForm, Context, Functional, GradMode, Gradients, GradsMut,
-    Layer, ParamsRef, Skip, Vector, Workspace,
+    Activation, Affine, AffineGradMut, AffineRef, Block, BlockForm, Context, Draw, Dropout, Functional, GradMode,
+    Gradients, GradsMut, Layer, ParamsRef, Skip, Vector, Workspace,
 };
 use std::fmt::Display;
 
@@ -17,6 +17,8 @@ pub(crate) struct Case {
     pub(crate) preset: BlockTensors<f32>,
     pub(crate) x: Vec<f32>,
     pub(crate) dy: Vec<f32>,
+    /// What is dropped, if something is.
+    pub(crate) draw: Option<Draw>,
 }
 
 /// What a forward and backward pass leaves.
@@ -90,14 +92,15 @@ impl Case {
         let mut preset = BlockTensors::filled(&form, 0.0);
         each(&mut preset, |_, values| values.iter_mut().for_each(|v| *v = rng.unit()));
         let (x, dy) = (rng.vec(rows * form.inputs), rng.vec(rows * form.outputs));
-        Self { form, rows, params, preset, x, dy }
+        let draw = Some(Draw { seed: rng.next(), step: rng.next() as u32, first_row: rng.next() >> 40 });
+        Self { form, rows, params, preset, x, dy, draw }
     }
 
     pub(crate) fn oracle(&self, accumulate: bool) -> Trained {
-        let Self { form, rows, params, preset, x, dy } = self;
+        let Self { form, rows, params, preset, x, dy, draw } = self;
         let mut grads = if accumulate { preset.clone() } else { BlockTensors::filled(form, 0.0) };
-        let out = reference::form(form, *rows, x, params);
-        let dx = reference::form_backward(form, *rows, x, params, &out, dy, &mut grads);
+        let out = reference::form(form, *rows, x, params, *draw);
+        let dx = reference::form_backward(form, *rows, x, params, &out, dy, &mut grads, *draw);
         Trained { y: out.y, dx, grads }
     }
 
@@ -144,11 +147,16 @@ impl Case {
             let dys = Grid::of(layout, rows, m, &self.dy[first * m..(first + rows) * m]);
             let (mut ys, mut dxs) = (Grid::new(layout, rows, m), Grid::new(layout, rows, d));
             let mode = if first == 0 && !accumulate { GradMode::Overwrite } else { GradMode::Accumulate };
+            let drops = self.form.dropout != Dropout::default();
             block.infer(ctx, ws, x.view(), ys.view_mut()).expect("infer");
             let inferred = ys.values();
+            let draw = self.draw.map(|draw| Draw { first_row: draw.first_row + first as u64, ..draw });
+            let ctx = &ctx.with_draw(draw);
             let pass = block.forward(ctx, ws, x.view(), ys.view_mut()).expect("forward");
             pass.backward(dys.view(), Some(dxs.view_mut()), &mut grads, mode).expect("backward");
-            assert_same("inferred", &inferred, &ys.values());
+            if !drops {
+                assert_same("inferred", &inferred, &ys.values());
+            }
             ys.assert_canaries("y");
             dxs.assert_canaries("dx");
             y.extend(ys.values());
@@ -193,8 +201,13 @@ impl Case {
         let mut record = vec![0.0; net.record_len(n).expect("a length")];
         net.infer(ctx, ws, params, x.view(), y.view_mut()).expect("infer");
         let inferred = y.values();
+        let ctx = &ctx.with_draw(self.draw);
         net.forward(ctx, ws, params, x.view(), y.view_mut(), &mut record).expect("forward");
-        assert_same("inferred", &inferred, &y.values());
+        if self.form.dropout == Dropout::default() {
+            assert_same("inferred", &inferred, &y.values());
+        }
+        // Backward has its masks from the record.
+        let ctx = &ctx.with_draw(None);
         let mode = if accumulate { GradMode::Accumulate } else { GradMode::Overwrite };
         let mut affine_grads: Vec<AffineGradMut<'_>> = (dws.iter_mut().zip(&mut dbs))
             .map(|(dw, db)| AffineGradMut { weights: Some(dw.view_mut()), bias: db.as_deref_mut() })
@@ -224,6 +237,7 @@ pub(crate) fn named(d: usize, h: usize) -> Vec<(&'static str, BlockForm)> {
         ("rezero", BlockForm::rezero(d, h)),
         ("deepnorm", BlockForm::deepnorm(d, h, 12)),
         ("euler", BlockForm::euler(d, h, Activation::Tanh, 0.1)),
+        ("dropout", BlockForm { dropout: Dropout { hidden: 0.1, branch: 0.2, depth: 0.3 }, ..BlockForm::gpt2(d, h) }),
     ]
 }
 

@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use resblock::bounds::Running;
 use resblock::reference::{self, BlockTensors};
 use resblock::{
-    Activation, Affine, Block, BlockForm, BranchScale, Error, Functional, Init, Layer, Norm, Sequence, Skip, Stack,
-    Vector, Workspace,
+    Activation, Affine, Block, BlockForm, BranchScale, Draw, Dropout, Error, Functional, Init, Layer, Norm, Sequence,
+    Skip, Stack, Vector, Workspace,
 };
 
 fn any_norm() -> impl Strategy<Value = Option<Norm>> {
@@ -34,9 +34,11 @@ fn any_form(limit: usize) -> impl Strategy<Value = BlockForm> {
         Just(BranchScale::Vector(0.1)),
     ];
     let skip = prop::sample::select(&[Skip::Identity, Skip::None, Skip::Projection][..]);
-    let rest = (any::<[bool; 4]>(), skip, prop::sample::select(&[1.0_f32, 1.7][..]), scale);
+    let p = || prop::sample::select(&[0.0_f32, 0.0, 0.3][..]);
+    let dropout = (p(), p(), p()).prop_map(|(hidden, branch, depth)| Dropout { hidden, branch, depth });
+    let rest = (any::<[bool; 4]>(), skip, prop::sample::select(&[1.0_f32, 1.7][..]), scale, dropout);
     (sizes, norms, activations, rest).prop_map(|((d, h, m), norms, activations, rest)| {
-        let ([gated, biases, pre, post], skip, skip_scale, branch_scale) = rest;
+        let ([gated, biases, pre, post], skip, skip_scale, branch_scale, dropout) = rest;
         let or = |there: bool, phi| if there { phi } else { Activation::Identity };
         let norm = |norm: Option<Norm>, width: usize| norm.filter(|_| width > 0);
         let outputs = if skip == Skip::Identity { d } else { m };
@@ -56,6 +58,7 @@ fn any_form(limit: usize) -> impl Strategy<Value = BlockForm> {
             skip,
             skip_scale: if skip == Skip::None { 1.0 } else { skip_scale },
             branch_scale,
+            dropout,
             init_scales: [1.0; 2],
         }
     })
@@ -142,7 +145,7 @@ fn outputs_stay_within_their_running_bounds() {
     for (name, form) in named(20, 37) {
         let case = Case::random(form, 5, 11);
         let (x, params) = (to_running(&case.x), cast::<Running>(&form, &case.params));
-        let want = reference::form(&form, 5, &x, &params);
+        let want = reference::form(&form, 5, &x, &params, case.draw);
         assert_within(name, &case.oracle(false).y, &want.y);
     }
 }
@@ -164,9 +167,9 @@ fn gradients_are_the_slopes_of_the_loss_in_f64() {
         let form = smooth(form);
         let case = Case::random(form, 4, 21);
         let (x, dy, params) = (to_f64(&case.x), to_f64(&case.dy), cast::<f64>(&form, &case.params));
-        let out = reference::form(&form, 4, &x, &params);
+        let out = reference::form(&form, 4, &x, &params, case.draw);
         let mut grads = BlockTensors::filled(&form, 0.0);
-        let dx = reference::form_backward(&form, 4, &x, &params, &out, &dy, &mut grads);
+        let dx = reference::form_backward(&form, 4, &x, &params, &out, &dy, &mut grads, case.draw);
         // A direction for each input and parameter, and the slope that the gradients tell.
         let mut rng = Rng::new(4);
         let mut direction = BlockTensors::filled(&form, 0.0);
@@ -179,7 +182,7 @@ fn gradients_are_the_slopes_of_the_loss_in_f64() {
             let (mut params, steps) = (params.clone(), flat(&direction));
             let mut steps = steps.iter();
             each(&mut params, |_, values| values.iter_mut().zip(&mut steps).for_each(|(v, d)| *v += step * d));
-            dot(&reference::form(&form, 4, &x, &params).y, &dy)
+            dot(&reference::form(&form, 4, &x, &params, case.draw).y, &dy)
         };
         let h = 1e-4;
         let slope = (8.0 * (loss(h) - loss(-h)) - (loss(2.0 * h) - loss(-2.0 * h))) / (12.0 * h);
@@ -190,7 +193,7 @@ fn gradients_are_the_slopes_of_the_loss_in_f64() {
 #[test]
 fn forms_that_contradict_themselves_and_parameters_that_do_not_fit_are_refused() {
     let form = BlockForm::new(4, 6, Activation::Relu);
-    let norm = Norm::layer(1e-5);
+    let (norm, none) = (Norm::layer(1e-5), Dropout::default());
     let bad = [
         (BlockForm { outputs: 5, ..form }, "second weights"),
         (BlockForm { pre_norm: Some(Norm::layer(0.0)), ..form }, "epsilon"),
@@ -205,6 +208,9 @@ fn forms_that_contradict_themselves_and_parameters_that_do_not_fit_are_refused()
         (BlockForm { skip_scale: f32::NAN, ..form }, "skip_scale"),
         (BlockForm { branch_scale: BranchScale::Constant(f32::NAN), ..form }, "branch_scale"),
         (BlockForm { branch_scale: BranchScale::Constant(f32::INFINITY), ..form }, "branch_scale"),
+        (BlockForm { dropout: Dropout { hidden: 1.0, ..none }, ..form }, "hidden dropout"),
+        (BlockForm { dropout: Dropout { branch: -0.1, ..none }, ..form }, "branch dropout"),
+        (BlockForm { dropout: Dropout { depth: f32::NAN, ..none }, ..form }, "stochastic depth"),
     ];
     for (form, wrong) in bad {
         for error in [
@@ -261,4 +267,33 @@ fn blocks_of_all_forms_and_widths_are_one_network() {
     assert_eq!((0..7).filter(|&i| Layer::vector(&stack, i).is_some()).count(), 7);
     let of_sequence: Vec<String> = sequence.parameters().map(|p| p.to_string()).collect();
     assert!(of_sequence.contains(&"layers.2.third.weight".into()), "{of_sequence:?}");
+}
+
+#[test]
+fn masks_are_those_of_the_draw_and_nothing_is_dropped_without_one() {
+    let dropout = Dropout { hidden: 0.4, branch: 0.2, depth: 0.2 };
+    let block =
+        |_| Block::with_form(&BlockForm { dropout, ..BlockForm::vit(12, 20) }, &mut Init::he(5)).expect("a block");
+    let stack = Stack::from_blocks((0..3).map(block).collect()).expect("a stack");
+    let (x, mut ws) = (Rng::new(2).vec(9 * 12), Workspace::new());
+    let mut run = |draw, rows: std::ops::Range<usize>| {
+        let (x, n) = (&x[rows.start * 12..rows.end * 12], rows.len());
+        let mut y = vec![0.0; n * 12];
+        let ctx = fastest().with_draw(draw);
+        stack.forward(&ctx, &mut ws, mat(x, n, 12), mat_mut(&mut y, n, 12)).map(|_| ()).expect("forward");
+        y
+    };
+    let draw = Draw { seed: 1, step: 2, first_row: 0 };
+    let (whole, still) = (run(Some(draw), 0..9), run(None, 0..9));
+    let mut inferred = vec![0.0; 9 * 12];
+    let y = mat_mut(&mut inferred, 9, 12);
+    stack.infer(&fastest().with_draw(Some(draw)), &mut Workspace::new(), mat(&x, 9, 12), y).expect("infer");
+    assert_same("without a draw", &still, &inferred);
+    assert_same("the same draw", &run(Some(draw), 0..9), &whole);
+    let pieces = [run(Some(draw), 0..4), run(Some(Draw { first_row: 4, ..draw }), 4..9)].concat();
+    assert_same("in pieces", &pieces, &whole);
+    for other in [Draw { seed: 2, ..draw }, Draw { step: 3, ..draw }, Draw { first_row: 1, ..draw }] {
+        assert_ne!(run(Some(other), 0..9), whole, "{other:?}");
+    }
+    assert_ne!(whole, still);
 }

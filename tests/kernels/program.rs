@@ -293,7 +293,7 @@ fn a_record_in_the_callers_memory_is_of_a_length_known_beforehand() {
     let len = net.record_len(n).expect("a length");
     // What backward reads: x of each part, slopes of the linear layers and of the SiLU block, both h; all of them in panels.
     let width = (16 + 32) + (32 + 64 + 64) + (32 + 32) + (32 + 16);
-    assert_eq!(len, 16 + n * width);
+    assert_eq!(len, 32 + n * width);
     let x = mat(&problem.x, n, net.inputs());
     for (threads, ctx) in THREADS.into_iter().flat_map(|threads| contexts().map(move |ctx| (threads, ctx))) {
         // Canaries around it, at an odd place.
