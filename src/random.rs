@@ -30,8 +30,9 @@ pub(crate) const ROWS: usize = 8;
 pub(crate) struct Mask {
     /// The part of the network, and which of its masks.
     site: u32,
-    /// Elements are dropped whose number is below this.
+    /// Elements are dropped whose number is below this, and what is left is multiplied by that.
     threshold: u32,
+    scale: f32,
     /// Whether a row is dropped whole.
     pub(crate) of_rows: bool,
     /// From where it is drawn, and the row and column of the batch that are the first of the matrix at hand.
@@ -44,18 +45,14 @@ impl Mask {
     /// A mask that drops with probability `p`; None if it drops nothing.
     pub(crate) fn new(p: f32, site: u32, of_rows: bool) -> Option<Self> {
         let threshold = libm::round(f64::from(p) * 65536.0) as u32;
-        let mask = Self { site, threshold, of_rows, draw: Draw::default(), row: 0, column: 0 };
+        let scale = (65536.0 / (65536.0 - f64::from(threshold))) as f32;
+        let mask = Self { site, threshold, scale, of_rows, draw: Draw::default(), row: 0, column: 0 };
         (threshold > 0).then_some(mask)
     }
 
     /// The same on a matrix whose first row and column are these of the batch.
     pub(crate) fn drawn(self, draw: Draw, row: usize, column: usize) -> Self {
         Self { draw, row: draw.first_row.wrapping_add(row as u64), column: column as u32, ..self }
-    }
-
-    /// What is left is multiplied by this.
-    fn scale(&self) -> f32 {
-        (65536.0 / (65536.0 - f64::from(self.threshold))) as f32
     }
 
     /// The factors of 16 columns, from a column of the matrix on, in the [`ROWS`] rows of the batch that row number `row` of the matrix is
@@ -71,11 +68,10 @@ impl Mask {
             }
         }
         let words = philox(columns, [(row / ROWS as u64) as u32, self.draw.step, self.site], self.draw.seed);
-        let scale = self.scale();
         for (pair, word) in factors.chunks_exact_mut(2).zip(&words) {
             for lane in 0..16 {
-                pair[0][lane] = if word[lane] & 0xffff < self.threshold { 0.0 } else { scale };
-                pair[1][lane] = if word[lane] >> 16 < self.threshold { 0.0 } else { scale };
+                pair[0][lane] = if word[lane] & 0xffff < self.threshold { 0.0 } else { self.scale };
+                pair[1][lane] = if word[lane] >> 16 < self.threshold { 0.0 } else { self.scale };
             }
         }
         (row % ROWS as u64) as usize
@@ -95,21 +91,33 @@ fn philox(first: [u32; 16], [second, third, fourth]: [u32; 3], seed: u64) -> [[u
     const MULTIPLIERS: [u32; 2] = [0xd251_1f53, 0xcd9e_8d57];
     const WEYL: [u32; 2] = [0x9e37_79b9, 0xbb67_ae85];
     const ROUNDS: usize = 7;
-    let mut words = [first, [second; 16], [third; 16], [fourth; 16]];
+    // In lanes of 64 bits, of which the lower half counts: products of two such are one instruction, and none is needed to clear what is
+    // above. In lanes of 32 bits the compiler widens and narrows for each product, which takes twice the time.
+    let mut words = [[0; 16], [u64::from(second); 16], [u64::from(third); 16], [u64::from(fourth); 16]];
+    for lane in 0..16 {
+        words[0][lane] = u64::from(first[lane]);
+    }
     let mut key = [seed as u32, (seed >> 32) as u32];
     for _ in 0..ROUNDS {
         let [a, b, c, d] = words;
         for lane in 0..16 {
-            let (one, two) =
-                (u64::from(a[lane]) * u64::from(MULTIPLIERS[0]), u64::from(c[lane]) * u64::from(MULTIPLIERS[1]));
-            words[0][lane] = (two >> 32) as u32 ^ b[lane] ^ key[0];
-            words[1][lane] = two as u32;
-            words[2][lane] = (one >> 32) as u32 ^ d[lane] ^ key[1];
-            words[3][lane] = one as u32;
+            let one = u64::from(a[lane] as u32) * u64::from(MULTIPLIERS[0]);
+            let two = u64::from(c[lane] as u32) * u64::from(MULTIPLIERS[1]);
+            words[0][lane] = (two >> 32) ^ b[lane] ^ u64::from(key[0]);
+            words[1][lane] = two;
+            words[2][lane] = (one >> 32) ^ d[lane] ^ u64::from(key[1]);
+            words[3][lane] = one;
         }
         key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
     }
-    words
+    // By loops: an array's `map` is a call.
+    let mut low = [[0; 16]; 4];
+    for (low, word) in low.iter_mut().zip(&words) {
+        for lane in 0..16 {
+            low[lane] = word[lane] as u32;
+        }
+    }
+    low
 }
 
 /// That a probability to drop is in [0, 1), and leaves something.

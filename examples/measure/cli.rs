@@ -4,7 +4,7 @@ use crate::support::form::Form;
 use crate::support::problem::Shape;
 use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use resblock::{Activation, BlockForm, Skip};
+use resblock::{Activation, BlockForm, Dropout, Skip};
 
 /// Measures a stack of residual blocks, y = x + phi(x W1 + b1) W2 + b2, and prints a CSV row: best and median time of a call,
 /// operations a second, and the fraction of the CPU's fused multiply-add peak, measured in the same run, that this is.
@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// The form of the blocks; gated ones bring their own activation. `--serve` is told it with each request
     #[arg(long, value_enum, default_value_t = Form::Bare, conflicts_with = "unfused")]
     pub(crate) form: Form,
+    /// Probability to drop hidden activations in training
+    #[arg(long, default_value_t = 0.0, conflicts_with = "unfused")]
+    pub(crate) dropout: f32,
     /// Blocks with a skip connection, or without one
     #[arg(long, default_value = "residual", value_parser = PossibleValuesParser::new(["residual", "plain"]).map(skip))]
     pub(crate) block: Skip,
@@ -74,7 +77,8 @@ impl Args {
     }
 
     pub(crate) fn block_form(&self) -> BlockForm {
-        let form = self.form.block(self.features, self.hidden, self.activation);
+        let dropout = Dropout { hidden: self.dropout, ..Dropout::default() };
+        let form = BlockForm { dropout, ..self.form.block(self.features, self.hidden, self.activation) };
         if self.block == Skip::None { BlockForm { skip: Skip::None, ..form } } else { form }
     }
 }

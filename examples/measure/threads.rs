@@ -2,14 +2,14 @@
 
 use crate::cli::{Args, thread_count};
 use rayon::ThreadPoolBuilder;
-use resblock::{Context, Machine, Par};
+use resblock::{Context, Draw, Machine, Par};
 use std::error::Error;
 use std::time::Duration;
 
 /// A context on each of these numbers of threads. The calling thread becomes one of rayon's global pool, which has as many as the largest:
 /// it then shares work with the others as one of them. To be called once, by the thread that will make the calls.
 pub(crate) fn contexts(counts: &[usize], args: &Args) -> Result<Vec<Context>, Box<dyn Error>> {
-    let mut ctx = Context::new()?;
+    let mut ctx = Context::new()?.with_draw(Some(Draw::default()));
     if let Some(linger) = args.linger {
         ctx = ctx.with_linger(Duration::from_micros(linger));
     }
