@@ -37,6 +37,9 @@ fn text(output: &Output) -> String {
 /// Commands that print something, each time made anew.
 fn printing(folder: &Path) -> Vec<Command> {
     let mut commands = vec![digits(folder, &["--epochs", "1", "--seeds", "2"]), digits(folder, &["--help"])];
+    let mut flow = Command::new(common::example("flow"));
+    flow.args(["--steps", "50", "--out"]).arg(folder);
+    commands.push(flow);
     for args in [&["--batch", "1", "--features", "3", "--seconds", "0"][..], &["--serve"], &["--help"], &["--version"]]
     {
         let mut command = Command::new(common::example("measure"));
