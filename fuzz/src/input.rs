@@ -84,6 +84,12 @@ pub enum Phi {
     Silu,
     Tanh,
     Sigmoid,
+    ReluSquared,
+    SiluBeta(Number),
+    Mish,
+    Hardswish,
+    Elu(Number),
+    Softplus,
 }
 
 impl From<Phi> for Activation {
@@ -97,6 +103,12 @@ impl From<Phi> for Activation {
             Phi::Silu => Activation::Silu,
             Phi::Tanh => Activation::Tanh,
             Phi::Sigmoid => Activation::Sigmoid,
+            Phi::ReluSquared => Activation::ReluSquared,
+            Phi::SiluBeta(beta) => Activation::SiluBeta(beta.0),
+            Phi::Mish => Activation::Mish,
+            Phi::Hardswish => Activation::Hardswish,
+            Phi::Elu(alpha) => Activation::Elu(alpha.0),
+            Phi::Softplus => Activation::Softplus,
         }
     }
 }

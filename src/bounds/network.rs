@@ -112,7 +112,7 @@ pub struct ForwardBounds {
 pub fn linear(map: Map, phi: Activation, x: Numbers, skip: Option<Numbers>) -> ForwardBounds {
     let exact = x.weighted(map.row_sum).plus(Numbers::exact(map.bias));
     let z = exact.and(chain(map.inputs, exact.computed()));
-    let h = Numbers { size: largest_value(phi, z.size), error: largest_slope(phi) * z.error };
+    let h = Numbers { size: largest_value(phi, z.size), error: largest_slope(phi, z.computed()) * z.error };
     let h = h.and(value_accuracy(phi).error(h.computed()));
     ForwardBounds { z, h, y: h.add(skip) }
 }
@@ -184,7 +184,7 @@ fn before_activation(phi: Activation, z: Numbers, g: Numbers) -> Numbers {
     if phi == Activation::Identity {
         return g;
     }
-    let slope = Numbers { size: largest_slope(phi), error: largest_curvature(phi) * z.error };
+    let slope = Numbers { size: largest_slope(phi, z.computed()), error: largest_curvature(phi) * z.error };
     let slope = slope.and(slope_accuracy(phi).error(slope.computed()));
     let exact = g.times(slope);
     exact.and(rounding(exact.computed()))

@@ -1,6 +1,6 @@
 //! Running error analysis: the specification read in a number type that carries its error bound along.
 
-use super::activation::{kink, largest_curvature, largest_slope, slope_accuracy, value_accuracy};
+use super::activation::{from_kink, kink, largest_curvature, largest_slope, slope_accuracy, value_accuracy};
 use super::{UNIT, rounding};
 use crate::Activation;
 use crate::reference::Real;
@@ -70,12 +70,12 @@ impl Running {
     fn slope(self, phi: Activation) -> (f64, f64) {
         let Self { value, error } = self;
         let slope = value.derive(phi).abs();
-        if kink(phi) > 0.0 && error > 0.0 && value.abs() <= error {
+        if kink(phi) > 0.0 && error > 0.0 && from_kink(phi, value) <= error {
             // f32 may be on the other side of the kink.
-            return (largest_slope(phi), kink(phi));
+            return (largest_slope(phi, self.size()), kink(phi));
         }
         let moved = largest_curvature(phi) * error;
-        ((slope + moved).min(largest_slope(phi)), moved)
+        ((slope + moved).min(largest_slope(phi, self.size())), moved)
     }
 }
 

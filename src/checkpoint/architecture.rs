@@ -54,8 +54,8 @@ fn block(form: &BlockForm) -> Vec<String> {
 }
 
 fn act(phi: Activation) -> String {
-    let slope = if let Activation::LeakyRelu(slope) = phi { format!("({slope})") } else { String::new() };
-    format!("{}{slope}", phi.name())
+    let parameter = phi.parameter().map(|x| format!("({x})")).unwrap_or_default();
+    format!("{}{parameter}", phi.name())
 }
 
 pub(super) fn text<L: Layer>(layer: &L) -> String {

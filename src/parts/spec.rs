@@ -116,6 +116,30 @@ impl Real for f64 {
             Activation::Silu => z * logistic(z),
             Activation::Tanh => libm::tanh(z),
             Activation::Sigmoid => logistic(z),
+            Activation::ReluSquared => {
+                if z <= 0.0 {
+                    0.0
+                } else {
+                    z * z
+                }
+            }
+            Activation::SiluBeta(beta) => z * logistic(f64::from(beta) * z),
+            // tanh(ln(1 + e^z)) without cancellation: with e = e^-|z|, of numerator and denominator over e^2z for z > 0.
+            Activation::Mish => {
+                let (numerator, denominator) = mish_weight(z);
+                z * numerator / denominator
+            }
+            Activation::Hardswish if z > 3.0 => z,
+            Activation::Hardswish if z < -3.0 => -0.0,
+            Activation::Hardswish => z * (z + 3.0) / 6.0,
+            Activation::Elu(alpha) => {
+                if z > 0.0 {
+                    z
+                } else {
+                    f64::from(alpha) * libm::expm1(z)
+                }
+            }
+            Activation::Softplus => z.max(0.0) + libm::log1p(libm::exp(-z.abs())),
         }
     }
 
@@ -149,14 +173,51 @@ impl Real for f64 {
             Activation::Silu => logistic(z) + z * bell(z),
             Activation::Tanh => 4.0 * bell(2.0 * z),
             Activation::Sigmoid => bell(z),
+            Activation::ReluSquared => {
+                if z <= 0.0 {
+                    0.0
+                } else {
+                    2.0 * z
+                }
+            }
+            Activation::SiluBeta(beta) => {
+                let y = f64::from(beta) * z;
+                logistic(y) + y * bell(y)
+            }
+            Activation::Mish => {
+                let (numerator, denominator) = mish_weight(z);
+                let e = libm::exp(-z.abs());
+                let power = if z > 0.0 { e * e } else { e };
+                numerator / denominator + z * 4.0 * power * (1.0 + e) / (denominator * denominator)
+            }
+            Activation::Hardswish if z < -3.0 => 0.0,
+            Activation::Hardswish if z > 3.0 => 1.0,
+            Activation::Hardswish => (2.0 * z + 3.0) / 6.0,
+            Activation::Elu(alpha) => {
+                if z > 0.0 {
+                    1.0
+                } else {
+                    f64::from(alpha) * libm::exp(z)
+                }
+            }
+            Activation::Softplus => logistic(z),
         }
     }
+}
+
+/// Numerator and denominator of tanh(ln(1 + e^z)).
+fn mish_weight(z: f64) -> (f64, f64) {
+    let e = libm::exp(-z.abs());
+    if z > 0.0 { (1.0 + 2.0 * e, 1.0 + 2.0 * e + 2.0 * e * e) } else { (e * (e + 2.0), e * (e + 2.0) + 2.0) }
 }
 
 /// True for functions that multiply z by a weight which is 0 far to the left: from -1000 on they are at their limit, and infinity
 /// times 0 would be NaN.
 fn tailed(phi: Activation) -> bool {
-    matches!(phi, Activation::Gelu | Activation::GeluTanh | Activation::Silu)
+    matches!(
+        phi,
+        Activation::Gelu | Activation::GeluTanh | Activation::Silu | Activation::SiluBeta(_) | Activation::Mish
+    )
 }
 
 fn logistic(z: f64) -> f64 {

@@ -115,3 +115,29 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
     let e = s.fma(power, q, s.sub(power, s.splat(1.0)));
     s.with_sign(s.div(e, s.add(e, s.splat(2.0))), x)
 }
+
+/// e^x - 1 for x in [-104, 0] or NaN, keeping its relative accuracy down to x = 0; the sign of a zero is lost.
+///
+/// x = n ln 2 + r; 2^n (e^r - 1) + (2^n - 1), as in [`tanh`].
+#[inline(always)]
+pub(crate) fn expm1<S: Simd>(s: S, x: S::V) -> S::V {
+    let n = round_product(s, x, s.splat(LOG2E_HI));
+    let r = s.fnma(n, s.splat(LN2_LO), s.fnma(n, s.splat(LN2_HI), x));
+    let p =
+        polynomial(s, r, [4.999_999_702e-1, 1.666_654_348e-1, 4.166_720_062e-2, 8.366_520_517e-3, 1.388_251_549e-3]);
+    let q = s.fma(s.mul(r, r), p, r);
+    let power = s.ldexp(s.splat(1.0), n);
+    s.fma(power, q, s.sub(power, s.splat(1.0)))
+}
+
+/// ln(1 + u) for u in [0, 1] or NaN: 2 artanh(t), t = u / (2 + u) <= 1/3, by its series, 2 t (1 + t²/3 + t⁴/5 + ...), whose rest after
+/// nine terms is 2^-30 of it.
+#[inline(always)]
+pub(crate) fn log1p<S: Simd>(s: S, u: S::V) -> S::V {
+    let t = s.div(u, s.add(u, s.splat(2.0)));
+    let square = s.mul(t, t);
+    let series = [2.0 / 3.0, 2.0 / 5.0, 2.0 / 7.0, 2.0 / 9.0, 2.0 / 11.0, 2.0 / 13.0, 2.0 / 15.0, 2.0 / 17.0];
+    let p = s.mul(square, polynomial(s, square, series));
+    let twice = s.add(t, t);
+    s.fma(t, p, twice)
+}

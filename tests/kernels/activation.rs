@@ -99,7 +99,13 @@ fn measure(phi: Activation, what: What, first: u64, stride: u64) -> Errors {
     while bits < 1 << 32 {
         let z = f32::from_bits(bits as u32);
         if z.is_finite() {
-            errors.add(z, what.kernel(phi, z), what.truth(phi, z));
+            let (got, want) = (what.kernel(phi, z), what.truth(phi, z));
+            // What rounds to infinity has no units in the last place.
+            if want.abs() < f64::from(f32::MAX) * (1.0 + 0.5 * f64::from(f32::EPSILON)) {
+                errors.add(z, got, want);
+            } else {
+                assert!(got.is_infinite(), "{} {what:?} at {z:e}: {got}", phi.name());
+            }
         }
         bits += stride;
     }
@@ -139,13 +145,14 @@ fn values_and_derivatives_keep_their_bounds_on_a_sample_of_all_floats() {
         cases += (1 << 32) / STRIDE;
     }
     println!(
-        "proof: phi and phi' keep the accuracy that `bounds` states | against f64, every {STRIDE}th float, 8 activations | \
-         {cases} results | ok"
+        "proof: phi and phi' keep the accuracy that `bounds` states | against f64, every {STRIDE}th float, {} activations | \
+         {cases} results | ok",
+        ACTIVATIONS.len()
     );
 }
 
 #[test]
-#[ignore = "half an hour: all 2^32 floats, 16 times"]
+#[ignore = "an hour: all 2^32 floats, 28 times"]
 fn values_and_derivatives_keep_their_bounds_on_all_floats() {
     for bound in bounds() {
         let errors = std::thread::scope(|scope| {
@@ -219,18 +226,26 @@ fn identity_relu_and_leaky_relu_are_correctly_rounded_on_every_sampled_float() {
 
 #[test]
 fn limits_at_infinity_are_reached() {
-    use Activation::{Gelu, GeluTanh, Identity, LeakyRelu, Relu, Sigmoid, Silu, Tanh};
+    use Activation::{
+        Elu, Gelu, GeluTanh, Hardswish, Identity, LeakyRelu, Mish, Relu, ReluSquared, Sigmoid, Silu, SiluBeta,
+        Softplus, Tanh,
+    };
     let inf = f32::INFINITY;
-    for phi in [Identity, Relu, LeakyRelu(0.01), Gelu, GeluTanh, Silu] {
+    for phi in
+        [Identity, Relu, LeakyRelu(0.01), Gelu, GeluTanh, Silu, SiluBeta(1.702), Mish, Hardswish, Elu(1.0), Softplus]
+    {
         assert_eq!(phi.value(inf), inf, "{}", phi.name());
         assert_eq!(phi.derivative(inf), 1.0, "{}", phi.name());
         assert_eq!(phi.value(f32::MAX), f32::MAX, "{}", phi.name());
     }
-    for phi in [Relu, Gelu, GeluTanh, Silu, Sigmoid] {
+    for phi in [Relu, Gelu, GeluTanh, Silu, Sigmoid, ReluSquared, SiluBeta(1.702), Mish, Hardswish, Softplus] {
         for z in [-inf, f32::MIN, -1e4, -200.0] {
             assert_eq!((phi.value(z), phi.derivative(z)), (0.0, 0.0), "{} at {z}", phi.name());
         }
     }
+    assert_eq!((ReluSquared.value(inf), ReluSquared.derivative(inf)), (inf, inf));
+    assert_eq!((Elu(0.5).value(-inf), Elu(0.5).derivative(-inf)), (-0.5, 0.0));
+    assert_eq!((SiluBeta(-2.0).value(inf), SiluBeta(-2.0).value(-inf)), (0.0, -inf));
     assert_eq!((Identity.value(-inf), LeakyRelu(0.01).value(-inf)), (-inf, -inf));
     assert_eq!([Tanh.value(inf), Tanh.value(-inf), Sigmoid.value(inf)], [1.0, -1.0, 1.0]);
     assert_eq!([Tanh.derivative(inf), Tanh.derivative(-inf), Sigmoid.derivative(inf)], [0.0; 3]);
@@ -258,11 +273,14 @@ fn values_and_derivatives_at_zero_are_exact_and_the_sign_of_zero_is_kept() {
             Activation::Sigmoid => (0.5, 0.25),
             Activation::Identity | Activation::Tanh => (0.0, 1.0),
             Activation::LeakyRelu(slope) => (0.0, slope),
-            Activation::Relu => (0.0, 0.0),
+            Activation::Relu | Activation::ReluSquared => (0.0, 0.0),
+            Activation::Elu(alpha) => (0.0, alpha),
+            Activation::Mish => (0.0, 0.6),
+            Activation::Softplus => (std::f32::consts::LN_2, 0.5),
             _ => (0.0, 0.5),
         };
         for zero in [0.0, -0.0] {
-            let signed = if value == 0.0 { zero } else { value };
+            let signed = if value == 0.0 && phi != Activation::ReluSquared { zero } else { value };
             assert!(same(phi.value(zero), signed), "{} at {zero}: {}", phi.name(), phi.value(zero));
             assert_eq!(phi.derivative(zero), derivative, "{}' at {zero}", phi.name());
         }
@@ -293,8 +311,15 @@ fn bounded_functions_stay_within_their_bounds() {
 #[test]
 fn monotone_functions_rise_where_a_step_is_larger_than_their_error() {
     // Closer to saturation, a step of 1/64 is less than a few ULP.
-    let cases =
-        [(Activation::Relu, 20), (Activation::LeakyRelu(0.01), 20), (Activation::Tanh, 6), (Activation::Sigmoid, 10)];
+    let cases = [
+        (Activation::Relu, 20),
+        (Activation::LeakyRelu(0.01), 20),
+        (Activation::Tanh, 6),
+        (Activation::Sigmoid, 10),
+        (Activation::Elu(1.0), 6),
+        (Activation::Softplus, 10),
+        (Activation::ReluSquared, 20),
+    ];
     for (phi, limit) in cases {
         let values: Vec<f32> = (-64 * limit..=64 * limit).map(|i: i16| phi.value(f32::from(i) / 64.0)).collect();
         assert!(values.is_sorted(), "{}", phi.name());
@@ -304,5 +329,8 @@ fn monotone_functions_rise_where_a_step_is_larger_than_their_error() {
 #[test]
 fn activations_have_names_of_their_own() {
     let names = ACTIVATIONS.map(Activation::name);
-    assert_eq!(names, ["identity", "relu", "leaky_relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid"]);
+    let all: std::collections::BTreeSet<_> = names.iter().collect();
+    assert_eq!(all.len(), ACTIVATIONS.len());
+    let first = ["identity", "relu", "leaky_relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid"];
+    assert_eq!(names[..first.len()], first); // as files have them
 }

@@ -124,8 +124,8 @@ fn check<L: Layer>(what: &str, ctx: &Context, layer: &L, stages: &[Stage], n: us
     }
     // A priori, gradients of functions with a kink are bounded only if no pre-activation is so near to it that f32 may fall on
     // the other side: `linear_backward` says so. Running bounds know.
-    let kinked = |phi: &Activation| matches!(phi, Activation::Relu | Activation::LeakyRelu(_));
-    let near = |z: &Running| z.value().abs() <= z.error();
+    let kinked = |phi: &Activation| matches!(phi, Activation::Relu | Activation::LeakyRelu(_) | Activation::Hardswish);
+    let near = |z: &Running| z.value().abs() <= z.error() || (z.value().abs() - 3.0).abs() <= z.error();
     let smooth = stages.iter().zip(&outs).all(|(stage, out)| match stage {
         Stage::Linear { phi, .. } | Stage::Block { phi, .. } => !kinked(phi) || !out.z.iter().any(near),
     });
@@ -232,10 +232,16 @@ fn an_error_of_the_argument_grows_by_no_more_than_the_largest_slope_and_curvatur
             // dy = 1 over one row: db is the slope.
             let slope = bounds::linear_backward(1, map, phi, (x, out.z), Numbers::exact(1.0), false).maps[0].db;
             let (mut moved, mut turned) = (0.0_f64, 0.0_f64);
-            for z in (-256..=256).map(|i| f64::from(i) / 64.0) {
+            for z in (-4096..=4096).map(|i| f64::from(i) / 1024.0) {
                 moved = moved.max((f64::activate(z + error, phi) - z.activate(phi)).abs());
                 // Not across a kink.
-                if !matches!(phi, Activation::Relu | Activation::LeakyRelu(_)) || z * (z + error) > 0.0 {
+                let crosses = |kink: f64| (z - kink) * (z + error - kink) <= 0.0;
+                let across = match phi {
+                    Activation::Relu | Activation::LeakyRelu(_) => crosses(0.0),
+                    Activation::Hardswish => crosses(3.0) || crosses(-3.0),
+                    _ => false,
+                };
+                if !across {
                     turned = turned.max((f64::derive(z + error, phi) - z.derive(phi)).abs());
                 }
             }

@@ -2,10 +2,14 @@
 
 use super::{DENORMAL, INF, MAX, NAN, NORMAL};
 use crate::common::{ACTIVATIONS, Map, Stage, contexts, mat, mat_mut, same, values_of};
-use resblock::Activation::{self, Gelu, GeluTanh, Identity, LeakyRelu, Relu, Sigmoid, Silu, Tanh};
+use resblock::Activation::{
+    self, Elu, Gelu, GeluTanh, Hardswish, Identity, LeakyRelu, Mish, Relu, ReluSquared, Sigmoid, Silu, SiluBeta,
+    Softplus, Tanh,
+};
 use resblock::bounds::{slope_accuracy, value_accuracy};
 use resblock::reference::Real;
 use resblock::{Context, GradMode, Gradients, Layer, Workspace};
+use std::f32::consts::LN_2;
 
 /// (z, φ(z), φ'(z)).
 type Row = (f32, f32, f32);
@@ -24,6 +28,11 @@ fn table(phi: Activation) -> [Row; 7] {
         GeluTanh | Silu => row([NAN, INF, -0.0, 0.0, -0.0, MAX, -0.0], [NAN, 1.0, 0.0, 0.5, 0.5, 1.0, 0.0]),
         Tanh => row([NAN, 1.0, -1.0, 0.0, -0.0, 1.0, -1.0], [NAN, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0]),
         Sigmoid => row([NAN, 1.0, 0.0, 0.5, 0.5, 1.0, 0.0], [NAN, 0.0, 0.0, 0.25, 0.25, 0.0, 0.0]),
+        ReluSquared => row([NAN, INF, 0.0, 0.0, 0.0, INF, 0.0], [NAN, INF, 0.0, 0.0, -0.0, INF, 0.0]),
+        SiluBeta(_) | Hardswish => row([NAN, INF, -0.0, 0.0, -0.0, MAX, -0.0], [NAN, 1.0, 0.0, 0.5, 0.5, 1.0, 0.0]),
+        Mish => row([NAN, INF, -0.0, 0.0, -0.0, MAX, -0.0], [NAN, 1.0, 0.0, 0.6, 0.6, 1.0, 0.0]),
+        Elu(a) => row([NAN, INF, -a, 0.0, -0.0, MAX, -a], [NAN, 1.0, 0.0, a, a, 1.0, 0.0]),
+        Softplus => row([NAN, INF, 0.0, LN_2, LN_2, MAX, 0.0], [NAN, 1.0, 0.0, 0.5, 0.5, 1.0, 0.0]),
         _ => unreachable!("ACTIVATIONS has no other"),
     }
 }
@@ -66,8 +75,9 @@ fn values_and_slopes_at_specials_are_those_of_the_table() {
         }
     }
     println!(
-        "proof: phi and phi' at NaN, +-inf, +-0 and the largest numbers | a table of 8 activations, on every set and in the f64 \
-         reference | {cases} results | ok"
+        "proof: phi and phi' at NaN, +-inf, +-0 and the largest numbers | a table of {} activations, on every set and in the f64 \
+         reference | {cases} results | ok",
+        ACTIVATIONS.len()
     );
 }
 
@@ -90,7 +100,7 @@ fn values_at_denormals_keep_their_sign_and_accuracy_and_are_not_flushed() {
                 let error = (f64::from(slope) - want_slope).abs();
                 assert!(error <= slope_accuracy(phi).error(want_slope.abs()), "{what}: slope {slope:e}");
                 // GELU of the smallest negative denormal, a tie, is +0.
-                if phi != Sigmoid && value != 0.0 {
+                if !matches!(phi, Sigmoid | Softplus) && value != 0.0 {
                     assert_eq!(value.is_sign_negative(), z.is_sign_negative(), "{what}: {value:e}");
                 }
                 // Half of the smallest denormal is a tie; from twice that on, no function but ReLU may give 0.
