@@ -175,7 +175,7 @@ impl BlockForm {
         }
     }
 
-    /// ResNet v1, dense (He et al. 2016a): y = ReLU(x + F), its norms being those of `norm`, after each weight layer's inputs.
+    /// ResNet v1, dense (He et al. 2016a), without its norms, which were of the batch: y = ReLU(x + F).
     pub const fn resnet_v1(d: usize, h: usize) -> Self {
         Self { post_activation: Activation::Relu, ..Self::new(d, h, Activation::Relu) }
     }
