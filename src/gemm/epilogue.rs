@@ -147,21 +147,31 @@ impl<'a> Epilogue<'a> {
         Self { out, posts: &[], aux: None }
     }
 
-    /// Chooses the compiled operation and goes on with it: short lists that fit the registers of a tile have one of their own, all
-    /// others are applied one by one to the tile in L1.
+    /// Chooses the compiled operation and goes on with it: what comes first of a list has one of its own, if it fits the registers of a tile;
+    /// all else is applied, one after the other, to the tile in L1.
     pub(crate) fn compile(self, then: impl WithFinish) {
         let Self { out, posts, aux } = self;
-        match (posts, aux) {
-            ([], None) => then.with(&mut Finish::<Store>::new(out, None, After::NOTHING)),
-            (&[Post::Add(v)], None) => then.with(&mut Finish::<AddSkip>::new(out, Some(v), After::NOTHING)),
-            ([Post::Act(Activation::Relu)], None) => then.with(&mut Finish::<Relu>::new(out, None, After::NOTHING)),
-            (&[Post::Mask(v)], None) => then.with(&mut Finish::<ReluMask>::new(out, Some(v), After::NOTHING)),
-            (&[Post::Times(v)], None) => then.with(&mut Finish::<Times>::new(out, Some(v), After::NOTHING)),
-            // Chains wait where the second result will be: that is in panels, the first perhaps not.
-            (_, Some((aux, place))) => {
-                then.with(&mut Finish::<Store>::new(place, None, After { posts, beside: Some((aux, out)) }));
+        // Chains wait where the second result will be: that is in panels, the first perhaps not.
+        let (out, beside) = match aux {
+            Some((aux, place)) => (place, Some((aux, out))),
+            None => (out, None),
+        };
+        // A slope is of what the activation finds, other second results of the chains as they were.
+        let raw = matches!(beside, Some((Aux::Chains | Aux::Product(_), _)));
+        match *posts {
+            [Post::Add(v), ref posts @ ..] if !raw => {
+                then.with(&mut Finish::<AddSkip>::new(out, Some(v), After { posts, beside }));
             }
-            (_, None) => then.with(&mut Finish::<Store>::new(out, None, After { posts, beside: None })),
+            [Post::Mask(v), ref posts @ ..] if !raw => {
+                then.with(&mut Finish::<ReluMask>::new(out, Some(v), After { posts, beside }));
+            }
+            [Post::Times(v), ref posts @ ..] if !raw => {
+                then.with(&mut Finish::<Times>::new(out, Some(v), After { posts, beside }));
+            }
+            [Post::Act(Activation::Relu), ref posts @ ..] if beside.is_none() => {
+                then.with(&mut Finish::<Relu>::new(out, None, After { posts, beside }));
+            }
+            _ => then.with(&mut Finish::<Store>::new(out, None, After { posts, beside })),
         }
     }
 

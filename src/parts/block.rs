@@ -237,23 +237,17 @@ impl BlockForm {
             let (gate, slope) = (b.value("gate", width), b.value("slope", width));
             let (passed, h) = (b.value("passed", width), b.value("h", width));
             // u goes on record times the slope of the gate, which is all that backward needs of the two.
-            let told = phi == Activation::Identity;
-            let of_gate = (!told).then_some(Beside { what: Aux::Slope, to: slope });
-            let of_u = Beside { what: if told { Aux::Chains } else { Aux::Product(slope) }, to: passed };
+            let straight = phi == Activation::Identity;
+            let of_gate = (!straight).then_some(Beside { what: Aux::Slope, to: slope });
+            let of_u = Beside { what: if straight { Aux::Chains } else { Aux::Product(slope) }, to: passed };
             let one = GemmStep { aux: of_gate, ..gemm(n, first, Side::Forward, act, gate) };
             let times = [Post::Times(gate)].into_iter().chain(drop).collect();
             let other = GemmStep { aux: Some(of_u), ..gemm(n, third, Side::Forward, times, h) };
             return (Some((one, Some(other))), Hidden::Gated { third, gate, passed }, h);
         }
         let Some(norm) = self.inner_norm else {
-            let told = phi.differentiates_from_output();
-            let kept = (!told).then(|| b.value("slope", width));
             let h = b.value("h", width);
-            let slope = match (phi, kept) {
-                (Activation::Identity, _) => Slope::One,
-                (_, Some(slope)) => Slope::Kept(slope),
-                (_, None) => Slope::Told(h),
-            };
+            let slope = Slope::new(b, phi, h, true);
             let act = Posts::new(phi, None).iter().chain(drop).collect();
             let step = GemmStep { aux: slope.aux(), ..gemm(n, first, Side::Forward, act, h) };
             return (Some((step, None)), Hidden::Plain { inner: None, slope }, h);
