@@ -35,7 +35,12 @@ pub(crate) struct Mask {
     scale: f32,
     /// Whether a row is dropped whole.
     pub(crate) of_rows: bool,
-    /// From where it is drawn, and the row and column of the batch that are the first of the matrix at hand.
+}
+
+/// A mask with what it is drawn from, on a matrix whose first row and column are these of the batch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Drawn {
+    mask: Mask,
     draw: Draw,
     row: u64,
     column: u32,
@@ -46,15 +51,17 @@ impl Mask {
     pub(crate) fn new(p: f32, site: u32, of_rows: bool) -> Option<Self> {
         let threshold = libm::round(f64::from(p) * 65536.0) as u32;
         let scale = (65536.0 / (65536.0 - f64::from(threshold))) as f32;
-        let mask = Self { site, threshold, scale, of_rows, draw: Draw::default(), row: 0, column: 0 };
+        let mask = Self { site, threshold, scale, of_rows };
         (threshold > 0).then_some(mask)
     }
 
-    /// The same on a matrix whose first row and column are these of the batch.
-    pub(crate) fn drawn(self, draw: Draw, row: usize, column: usize) -> Self {
-        Self { draw, row: draw.first_row.wrapping_add(row as u64), column: column as u32, ..self }
+    /// From a draw, on a matrix that begins at this row and column of the call.
+    pub(crate) fn drawn(self, draw: Draw, row: usize, column: usize) -> Drawn {
+        Drawn { mask: self, draw, row: draw.first_row.wrapping_add(row as u64), column: column as u32 }
     }
+}
 
+impl Drawn {
     /// The factors of 16 columns, from a column of the matrix on, in the [`ROWS`] rows of the batch that row number `row` of the matrix is
     /// among; and which of them that row is.
     #[inline(always)]
@@ -62,16 +69,16 @@ impl Mask {
         let row = self.row + row as u64;
         let first = self.column.wrapping_add(column as u32);
         let mut columns = [0; 16];
-        if !self.of_rows {
+        if !self.mask.of_rows {
             for (lane, column) in columns.iter_mut().enumerate() {
                 *column = first.wrapping_add(lane as u32);
             }
         }
-        let words = philox(columns, [(row / ROWS as u64) as u32, self.draw.step, self.site], self.draw.seed);
+        let words = philox(columns, [(row / ROWS as u64) as u32, self.draw.step, self.mask.site], self.draw.seed);
         for (pair, word) in factors.chunks_exact_mut(2).zip(&words) {
             for lane in 0..16 {
-                pair[0][lane] = if word[lane] & 0xffff < self.threshold { 0.0 } else { self.scale };
-                pair[1][lane] = if word[lane] >> 16 < self.threshold { 0.0 } else { self.scale };
+                pair[0][lane] = if word[lane] & 0xffff < self.mask.threshold { 0.0 } else { self.mask.scale };
+                pair[1][lane] = if word[lane] >> 16 < self.mask.threshold { 0.0 } else { self.mask.scale };
             }
         }
         (row % ROWS as u64) as usize
@@ -156,7 +163,7 @@ mod tests {
     #[test]
     fn masks_drop_as_many_as_they_should_and_keep_the_mean() {
         for (p, of_rows) in [(0.1, false), (0.5, false), (0.9, false), (0.3, true)] {
-            let mask = Mask::new(p, 7, of_rows).expect("a mask");
+            let mask = Mask::new(p, 7, of_rows).expect("a mask").drawn(Draw::default(), 0, 0);
             let (mut dropped, mut sum, n) = (0.0, 0.0, 400 * 160);
             for row in 0..if of_rows { 64_000 } else { 400 } {
                 for column in 0..if of_rows { 1 } else { 160 } {

@@ -10,14 +10,14 @@ use super::lanes::{load_cells, mul_rows, store_cells};
 use super::panels::{PANEL, PanelRef, panels};
 use crate::Activation;
 use crate::activation::{self, Act, with_act};
-use crate::random::{self, Mask};
+use crate::random::{self, Drawn, Mask};
 
 use crate::simd::{Isa, Kernel, Simd};
 use std::marker::PhantomData;
 
-/// One thing that is done to finished chains, one rounding an operation: with values `V`, and rows `R` that all rows share.
+/// One thing that is done to finished chains, one rounding an operation: with values `V`, rows `R` that all rows share, and masks `M`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Post<V, R = V> {
+pub(crate) enum Post<V, R = V, M = Mask> {
     /// acc = phi(acc).
     Act(Activation),
     /// acc = acc * v.
@@ -34,7 +34,7 @@ pub(crate) enum Post<V, R = V> {
     AddScaled(f32, V),
     /// acc = acc * m, m the factor of the element in a mask. Before all else of a list, it is done to the chains themselves, which a second
     /// result is made of.
-    Drop(Mask),
+    Drop(M),
 }
 
 /// A factor of all rows.
@@ -46,14 +46,15 @@ pub(crate) enum Scale<R> {
     Row(R),
 }
 
-impl<V, R> Post<V, R> {
+impl<V, R, M> Post<V, R, M> {
     /// The same with other operands; None if one has none.
     #[inline]
-    pub(crate) fn map<T, U>(
+    pub(crate) fn map<T, U, N>(
         self,
         value: impl FnOnce(V) -> Option<T>,
         row: impl FnOnce(R) -> Option<Scale<U>>,
-    ) -> Option<Post<T, U>> {
+        mask: impl FnOnce(M) -> Option<N>,
+    ) -> Option<Post<T, U, N>> {
         Some(match self {
             Post::Act(phi) => Post::Act(phi),
             Post::Times(v) => Post::Times(value(v)?),
@@ -62,7 +63,7 @@ impl<V, R> Post<V, R> {
             Post::Scale(scale) => Post::Scale(scale.map(row)?),
             Post::ScaleAdd(scale, v) => Post::ScaleAdd(scale.map(row)?, value(v)?),
             Post::AddScaled(c, v) => Post::AddScaled(c, value(v)?),
-            Post::Drop(mask) => Post::Drop(mask),
+            Post::Drop(m) => Post::Drop(mask(m)?),
         })
     }
 }
@@ -73,7 +74,7 @@ impl<V> Post<V> {
         Some(match self {
             Post::Scale(Scale::Row(row)) => Post::Scale(Scale::Row(f(row)?)),
             Post::ScaleAdd(Scale::Row(row), v) => Post::ScaleAdd(Scale::Row(f(row)?), f(v)?),
-            other => return other.map(f, |_| None),
+            other => return other.map(f, |_| None, Some),
         })
     }
 }
@@ -89,7 +90,7 @@ impl<R> Scale<R> {
 }
 
 /// What a tile does, with the cells that it reads and parameters from the first of its columns on.
-pub(crate) type TilePost<'a> = Post<In<'a>, &'a [f32]>;
+pub(crate) type TilePost<'a> = Post<In<'a>, &'a [f32], Drawn>;
 
 /// A second result of a tile.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -176,7 +177,7 @@ impl<'a> Epilogue<'a> {
     }
 
     /// Whether [`Epilogue::compile`] has an operation of its own for a list: for explanations.
-    pub(crate) fn in_registers<V, R>(posts: &[Post<V, R>], aux: bool) -> bool {
+    pub(crate) fn in_registers<V, R, M>(posts: &[Post<V, R, M>], aux: bool) -> bool {
         let short = matches!(posts, [] | [Post::Add(_) | Post::Mask(_) | Post::Times(_) | Post::Act(Activation::Relu)]);
         short && !aux
     }
@@ -520,7 +521,7 @@ fn map<S: Simd, F: Each>(s: S, to: &mut Out<'_>, from: [Option<In<'_>>; 2], rang
 
 /// Multiplies a range by the factors of a mask, eight rows of the batch at a time.
 #[inline(always)]
-fn drop_some<S: Simd>(s: S, out: &mut Out<'_>, mask: &Mask, range: Range) {
+fn drop_some<S: Simd>(s: S, out: &mut Out<'_>, mask: &Drawn, range: Range) {
     let Range { row, rows, panel, panels } = range;
     let mut factors = [[0.0; PANEL]; random::ROWS];
     for p in panel..panel + panels {

@@ -82,7 +82,7 @@ pub(crate) struct ForwardUse {
 impl Memory {
     #[inline]
     pub(crate) fn home(&self, val: Val) -> Home {
-        self.homes[val.0]
+        self.homes[val.index()]
     }
 
     /// Plans a forward pass, after `begin`. None if a size overflows.
@@ -90,26 +90,26 @@ impl Memory {
         let ForwardUse { record, skip, chunk } = calls_for;
         let steps = || program.parts.iter().flat_map(|part| &part.forward);
         // What is wanted: the result, what backward reads, and what a step reads that computes something wanted.
-        self.lives[program.y.0].wanted = true;
+        self.lives[program.y.index()].wanted = true;
         for (val, value) in program.vals() {
-            self.lives[val.0].wanted |= record && value.kept.is_some();
+            self.lives[val.index()].wanted |= record && value.kept.is_some();
         }
         program.parts.iter().rev().flat_map(|part| part.forward.iter().rev()).for_each(|step| self.want(step));
         for (moment, step) in steps().enumerate() {
             self.live(step, moment);
         }
         for (val, value) in program.vals() {
-            self.homes[val.0] = match (value.kept, value.vector) {
+            self.homes[val.index()] = match (value.kept, value.vector) {
                 (_, Some(number)) => Home::Parameter(number),
                 _ if val == program.y => Home::Caller,
                 (Some(at), _) if record => Home::Record(at),
-                _ if self.lives[val.0].wanted => Home::Local(0),
+                _ if self.lives[val.index()].wanted => Home::Local(0),
                 _ => Home::None,
             };
         }
         for step in steps() {
             match *step {
-                Step::Load { port: Port::Skip, out } if !skip => self.homes[out.0] = Home::None,
+                Step::Load { port: Port::Skip, out } if !skip => self.homes[out.index()] = Home::None,
                 Step::Chunks { first, second, .. } => {
                     for g in iter::once(first).chain(second) {
                         let written = iter::once(g.out).chain(g.aux.map(|aux| aux.to));
@@ -124,9 +124,9 @@ impl Memory {
 
     /// Gives a value that is used in one step alone, which goes by chunks, room for a chunk.
     fn by_chunks(&mut self, program: &Program, val: Val, chunk: usize) {
-        let Life { first, last, .. } = self.lives[val.0];
+        let Life { first, last, .. } = self.lives[val.index()];
         if self.home(val) == Home::Local(0) && first == last && chunk < program.value(val).width() {
-            self.homes[val.0] = Home::Chunk(0);
+            self.homes[val.index()] = Home::Chunk(0);
         }
     }
 
@@ -137,22 +137,22 @@ impl Memory {
         groups: impl Iterator<Item = Range<usize>>,
         dx_wanted: bool,
     ) -> Option<()> {
-        self.lives[program.dx.0].wanted = dx_wanted;
+        self.lives[program.dx.index()].wanted = dx_wanted;
         for Part { backward, grads, .. } in &program.parts {
-            grads.iter().flat_map(Grad::reads).for_each(|val| self.lives[val.0].wanted = true);
+            grads.iter().flat_map(Grad::reads).for_each(|val| self.lives[val.index()].wanted = true);
             backward.iter().rev().for_each(|step| self.want(step));
         }
         for (moment, group) in groups.enumerate() {
             for Part { backward, grads, .. } in program.parts[group].iter().rev() {
                 backward.iter().for_each(|step| self.live(step, moment));
-                grads.iter().flat_map(Grad::reads).for_each(|val| self.lives[val.0].at(moment));
+                grads.iter().flat_map(Grad::reads).for_each(|val| self.lives[val.index()].at(moment));
             }
         }
         for (val, value) in program.vals() {
-            self.homes[val.0] = match (value.kept, value.vector) {
+            self.homes[val.index()] = match (value.kept, value.vector) {
                 (_, Some(number)) => Home::Parameter(number),
                 (Some(at), _) => Home::Record(at),
-                _ if !self.lives[val.0].wanted => Home::None,
+                _ if !self.lives[val.index()].wanted => Home::None,
                 _ if val == program.dx => Home::Caller,
                 _ => Home::Local(0),
             };
@@ -175,7 +175,7 @@ impl Memory {
 
     /// The step without what is not wanted of it; None if that is all of it.
     fn wanted(&self, step: &Step<Val>) -> Option<Step<Val>> {
-        step.map(|val, of| (of == Use::Read || self.lives[val.0].wanted).then_some(val))
+        step.map(|val, of| (of == Use::Read || self.lives[val.index()].wanted).then_some(val))
     }
 
     /// Wants what a step reads, if something is wanted of it. To be asked of later steps first.
@@ -184,13 +184,13 @@ impl Memory {
             return last.into_iter().chain(second).chain([first]).for_each(|g| self.want(&Step::Gemm(g)));
         }
         if let Some(step) = self.wanted(step) {
-            step.operands(|val, _| self.lives[val.0].wanted = true);
+            step.operands(|val, _| self.lives[val.index()].wanted = true);
         }
     }
 
     fn live(&mut self, step: &Step<Val>, moment: usize) {
         if let Some(step) = self.wanted(step) {
-            step.operands(|val, _| self.lives[val.0].at(moment));
+            step.operands(|val, _| self.lives[val.index()].at(moment));
         }
     }
 
@@ -198,15 +198,15 @@ impl Memory {
     fn place(&mut self, program: &Program, chunk: usize) -> Option<()> {
         self.order.extend(program.vals().map(|(val, _)| val));
         let lives = &self.lives;
-        self.order.sort_unstable_by_key(|val| (lives[val.0].first, val.0));
+        self.order.sort_unstable_by_key(|val| (lives[val.index()].first, val.index()));
         for &val in &self.order {
             let whole = program.value(val).width();
-            let width = match self.homes[val.0] {
+            let width = match self.homes[val.index()] {
                 Home::Local(_) => whole,
                 Home::Chunk(_) => whole.min(chunk),
                 _ => continue,
             };
-            let Life { first, last, .. } = self.lives[val.0];
+            let Life { first, last, .. } = self.lives[val.index()];
             self.placed.retain(|place| place.last >= first);
             let (mut start, mut index) = (0usize, 0);
             while let Some(place) = self.placed.get(index)
@@ -218,7 +218,7 @@ impl Memory {
             let end = start.checked_add(width)?;
             self.placed.insert(index, Taken { start, end, last });
             self.local_width = self.local_width.max(end);
-            let home = &mut self.homes[val.0];
+            let home = &mut self.homes[val.index()];
             *home = if let Home::Chunk(_) = home { Home::Chunk(start) } else { Home::Local(start) };
         }
         Some(())

@@ -29,9 +29,20 @@ use crate::random::Mask;
 use form::Form;
 use std::{fmt, iter};
 
-/// A value of a program: a matrix with a row for each row of the batch.
+/// A value of a program: a matrix with a row for each row of the batch. By its number, which is short, since steps are lists of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Val(usize);
+pub(crate) struct Val(u32);
+
+impl Val {
+    fn new(number: usize) -> Self {
+        Self(number as u32)
+    }
+
+    #[inline]
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// What is known of a value before it has a home.
 #[derive(Debug, Clone, Copy)]
@@ -362,12 +373,12 @@ impl Program {
 
     #[inline]
     pub(crate) fn value(&self, val: Val) -> &Value {
-        &self.values[val.0]
+        &self.values[val.index()]
     }
 
     /// Every value, with its number.
     pub(crate) fn vals(&self) -> impl Iterator<Item = (Val, &Value)> {
-        self.values.iter().enumerate().map(|(i, value)| (Val(i), value))
+        self.values.iter().enumerate().map(|(i, value)| (Val::new(i), value))
     }
 
     /// That the weights handed to a call are those that the program was compiled for: parameters can be replaced one by one.
@@ -456,7 +467,7 @@ impl Builder {
     /// A value of `cols` columns.
     pub(crate) fn value(&mut self, name: &'static str, cols: usize) -> Val {
         self.values.push(Value { cols, name, part: self.part, read: false, kept: None, vector: None });
-        Val(self.values.len() - 1)
+        Val::new(self.values.len() - 1)
     }
 
     /// The next affine map of the network.
@@ -475,7 +486,7 @@ impl Builder {
     pub(crate) fn vector(&mut self, name: &'static str, len: usize) -> Vector {
         let (number, val) = (self.vectors.len(), self.value(name, len));
         self.vectors.push(len);
-        self.values[val.0].vector = Some(number);
+        self.values[val.index()].vector = Some(number);
         Vector { number, val }
     }
 
@@ -497,12 +508,12 @@ impl Builder {
             return part.forward.push(step);
         }
         part.backward.push(step);
-        step.operands(|v, of| self.values[v.0].read |= of == Use::Read);
+        step.operands(|v, of| self.values[v.index()].read |= of == Use::Read);
     }
 
     /// A gradient of parameters.
     pub(crate) fn grad(&mut self, grad: Grad) {
-        grad.reads().for_each(|v| self.values[v.0].read = true);
+        grad.reads().for_each(|v| self.values[v.index()].read = true);
         self.parts[self.part].grads.push(grad);
     }
 
@@ -513,7 +524,7 @@ impl Builder {
 
     /// Columns of a value.
     pub(crate) fn cols(&self, val: Val) -> usize {
-        self.values[val.0].cols
+        self.values[val.index()].cols
     }
 
     /// Leaves the adjoint of the part at hand.
@@ -523,11 +534,11 @@ impl Builder {
 
     /// Emits the adjoints, and makes the program whose output is `y`.
     pub(crate) fn finish(mut self, y: Option<Val>) -> Program {
-        let y = y.unwrap_or(Val(0));
+        let y = y.unwrap_or(Val::new(0));
         let forward_values = self.values.len();
         self.backward = true;
         self.part = self.parts.len().saturating_sub(1);
-        let outputs = self.values.get(y.0).map_or(0, |v| v.cols);
+        let outputs = self.values.get(y.index()).map_or(0, |v| v.cols);
         let mut dy = self.load(Port::Dy, outputs);
         for (part, adjoint) in std::mem::take(&mut self.adjoints).into_iter().enumerate().rev() {
             self.part = part;

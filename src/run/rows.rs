@@ -15,7 +15,7 @@ use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panels};
 use crate::gemm::start::Start;
 use crate::program::lower::{Lowered, Operand, Region};
 use crate::program::{Beside, GemmStep, MOST_POSTS, NormAdjointStep, NormStep, Posts, Step, wide};
-use crate::random::Draw;
+use crate::random::{Draw, Mask};
 use crate::simd::Isa;
 use crate::team::Team;
 use crate::team::pieces::Cut;
@@ -235,11 +235,8 @@ impl<'a> Job<'a> {
                 all if place.cols == 1 => Some(Scale::Number(all[0])),
                 all => Some(Scale::Row(&all[panels.start * PANEL..])),
             };
-            if let Some(mut post) = post.map(value, row) {
-                if let Post::Drop(mask) = &mut post {
-                    let Some(draw) = self.draw else { continue };
-                    *mask = mask.drawn(draw, lent.first, panels.start * PANEL);
-                }
+            let mask = |mask: Mask| Some(mask.drawn(self.draw?, lent.first, panels.start * PANEL));
+            if let Some(post) = post.map(value, row, mask) {
                 list[len] = post;
                 len += 1;
             }
