@@ -46,10 +46,11 @@ fn block(form: &BlockForm) -> Vec<String> {
         Activation::Identity => form.post_norm.map(|norm| format!(" | {}", norm.formula())).unwrap_or_default(),
         phi => format!(" | {}", act(phi)),
     };
+    let branch = of(form.branch_norm, " ");
     let identity = || act(Activation::Identity);
     let third = form.gated.then(identity);
     let shortcut = (form.skip == Skip::Projection).then(identity);
-    let all = [Some(first), third, Some(identity() + &scale + &skip + &after), shortcut];
+    let all = [Some(first), third, Some(branch + &identity() + &scale + &skip + &after), shortcut];
     all.into_iter().flatten().collect()
 }
 

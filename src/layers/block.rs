@@ -19,7 +19,7 @@ pub struct Block {
     form: BlockForm,
     /// W1, W3, W2, Ws, as far as the form has them.
     affines: Vec<Affine>,
-    /// Gains and shifts of the norms before the branch and inside, the scale, those of the norm after the skip.
+    /// Gains and shifts of the norms before the branch and inside, the scale, those of the branch and of the norm after the skip.
     vectors: Vec<Vector>,
     program: Arc<Program>,
 }
@@ -34,7 +34,9 @@ fn maps(form: &BlockForm) -> impl Iterator<Item = (Part, usize, usize, f32)> + u
 
 /// The vectors of a form, in the order of its program: part, role, length, initial value.
 fn vectors(form: &BlockForm) -> impl Iterator<Item = (Part, Role, usize, f32)> + use<> {
-    let BlockForm { inputs: d, hidden: h, outputs: m, pre_norm, inner_norm, post_norm, branch_scale, .. } = *form;
+    let BlockForm {
+        inputs: d, hidden: h, outputs: m, pre_norm, inner_norm, post_norm, branch_norm, branch_scale, ..
+    } = *form;
     let norm = |part, norm: Option<crate::Norm>, width| {
         let gain = norm.filter(|norm| norm.gain).map(|_| (part, Role::Gain, width, 1.0));
         [gain, norm.filter(|norm| norm.shift).map(|_| (part, Role::Shift, width, 0.0))]
@@ -45,7 +47,8 @@ fn vectors(form: &BlockForm) -> impl Iterator<Item = (Part, Role, usize, f32)> +
         BranchScale::Vector(from) => Some((Part::Branch, Role::Scale, m, from)),
     };
     let before = norm(Part::PreNorm, pre_norm, d).into_iter().chain(norm(Part::InnerNorm, inner_norm, h));
-    before.chain([scale]).chain(norm(Part::PostNorm, post_norm, m)).flatten()
+    let after = norm(Part::BranchNorm, branch_norm, m).into_iter().chain(norm(Part::PostNorm, post_norm, m));
+    before.chain([scale]).chain(after).flatten()
 }
 
 impl Block {
@@ -76,7 +79,7 @@ impl Block {
     }
 
     /// A block of any form from its parameters, as far as the form has them: `affines` are W1, W3, W2, Ws with or without their biases,
-    /// `vectors` the gains and shifts of the norms before the branch and inside, the scale, those of the norm after the skip.
+    /// `vectors` the gains and shifts of the norms before the branch and inside, the scale, those of the norms of the branch and after the skip.
     ///
     /// # Errors
     /// [`Error::Setting`] or [`Error::Shape`] if the form contradicts itself; [`Error::Length`] naming `affines` or `vectors` if they are not

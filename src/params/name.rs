@@ -61,6 +61,8 @@ pub enum Part {
     InnerNorm,
     /// The norm after the skip of a [`crate::Block`].
     PostNorm,
+    /// The norm of the branch of a [`crate::Block`].
+    BranchNorm,
     /// The branch of a [`crate::Block`], which may have a scale.
     Branch,
     /// The input projection of a [`crate::Stack`].
@@ -72,7 +74,7 @@ pub enum Part {
 impl Part {
     /// Every part.
     #[cfg(feature = "safetensors")]
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Linear,
         Self::First,
         Self::Second,
@@ -81,6 +83,7 @@ impl Part {
         Self::PreNorm,
         Self::InnerNorm,
         Self::PostNorm,
+        Self::BranchNorm,
         Self::Branch,
         Self::Input,
         Self::Output,
@@ -118,6 +121,7 @@ impl fmt::Display for Part {
             Part::PreNorm => "pre_norm",
             Part::InnerNorm => "inner_norm",
             Part::PostNorm => "post_norm",
+            Part::BranchNorm => "branch_norm",
             Part::Branch => "branch",
             Part::Input => "input",
             Part::Output => "output",

@@ -95,6 +95,7 @@ struct Emission {
     scale: Option<Vector>,
     /// The branch before its scale, where that is learned.
     branch: Option<Val>,
+    branch_norm: Option<Emitted>,
     post_slope: Slope,
     post_norm: Option<Emitted>,
 }
@@ -137,7 +138,7 @@ impl BlockForm {
         let z = normed(self.inner_norm, format!("{n} W1ᵀ + b1"));
         let h = act(activation, z);
         let h = if self.gated { format!("({h} ⊙ ({n} W3ᵀ + b3))") } else { h };
-        let branch = format!("{h} W2ᵀ + b2");
+        let branch = normed(self.branch_norm, format!("{h} W2ᵀ + b2"));
         let branch = match self.branch_scale {
             BranchScale::Constant(1.0) => branch,
             BranchScale::Constant(scale) => format!("{scale} ({branch})"),
@@ -196,11 +197,18 @@ impl BlockForm {
         let act = (fused != Activation::Identity).then_some(Post::Act(fused));
         let posts = posts.into_iter().chain(act).collect();
         let aux = branch.map(|to| Beside { what: Aux::Chains, to }).or(slope.aux());
-        let last = GemmStep { aux, ..gemm(h, second, Side::Forward, posts, r) };
+        let last = match self.branch_norm {
+            None => GemmStep { aux, ..gemm(h, second, Side::Forward, posts, r) },
+            Some(_) => gemm(h, second, Side::Forward, Posts::default(), b.value("f", self.outputs)),
+        };
         b.step(match makers {
             Some((first, second)) => Step::Chunks { first, second, last: Some(last) },
             None => Step::Gemm(last),
         });
+        let branch_norm = self.branch_norm.map(|norm| norm.emit(b, last.out, false));
+        if let Some(norm) = branch_norm {
+            b.step(Step::Each { a: norm.out, posts, aux, out: r });
+        }
         let (r, post_slope) =
             if fused == self.post_activation { (r, slope) } else { activate(b, self.post_activation, r, true) };
         let post_norm = self.post_norm.map(|norm| norm.emit(b, r, true));
@@ -220,6 +228,7 @@ impl BlockForm {
             shortcut,
             scale,
             branch,
+            branch_norm,
             post_slope,
             post_norm,
         };
@@ -282,6 +291,7 @@ impl Emission {
         };
         // Down the branch.
         let df = self.scaled(b, dr);
+        let df = self.branch_norm.map_or(df, |norm| norm.adjoint(b, df, None));
         b.grad(Grad::Affine { affine: second, a: h, b: df });
         // The last step of the branch adds the skip's gradient.
         let enters = self.pre_norm.is_none() && matches!(self.pre_slope, Slope::One);
@@ -446,8 +456,8 @@ pub struct BlockTensors<T> {
     pub second: MapTensors<T>,
     /// Ws, bs.
     pub shortcut: Option<MapTensors<T>>,
-    /// γ and β of the norms: of the input, before φ, after the skip.
-    pub norms: [[Option<Vec<T>>; 2]; 3],
+    /// γ and β of the norms: of the input, before φ, after the skip, of the branch.
+    pub norms: [[Option<Vec<T>>; 2]; 4],
     /// λ: of length 1 if it is one number.
     pub scale: Option<Vec<T>>,
 }
@@ -465,7 +475,12 @@ impl<T: Real> BlockTensors<T> {
             third: form.gated.then(|| map(d, h)),
             second: map(h, m),
             shortcut: (form.skip == Skip::Projection).then(|| map(d, m)),
-            norms: [norm(form.pre_norm, d), norm(form.inner_norm, h), norm(form.post_norm, m)],
+            norms: [
+                norm(form.pre_norm, d),
+                norm(form.inner_norm, h),
+                norm(form.post_norm, m),
+                norm(form.branch_norm, m),
+            ],
             scale: match form.branch_scale {
                 BranchScale::Constant(_) => None,
                 BranchScale::Scalar(_) => Some(vec![value]),
@@ -481,6 +496,7 @@ pub struct FormOut<T> {
     pre_norm: Option<NormOut<T>>,
     inner_norm: Option<NormOut<T>>,
     post_norm: Option<NormOut<T>>,
+    branch_norm: Option<NormOut<T>>,
     /// What the pre-activation is applied to, what the first layers read, and what φ is applied to.
     before: Vec<T>,
     n: Vec<T>,
@@ -554,6 +570,8 @@ pub fn form<T: Real>(form: &BlockForm, n: usize, x: &[T], p: &BlockTensors<T>, d
     let h: Vec<T> = if form.gated { passed.iter().zip(&gate).map(|(u, g)| u.mul(*g)).collect() } else { gate.clone() };
     let h = dropped(h, width, draw, hidden_mask(form));
     let f = map(width, m, &h, &p.second);
+    let branch_norm = normed(3, form.branch_norm, m, &f);
+    let f = of(&branch_norm, &f);
     let f = branch_masks(form).into_iter().fold(f, |f, mask| dropped(f, m, draw, mask));
     let s = p.shortcut.as_ref().map_or_else(|| x.to_vec(), |shortcut| map(d, m, x, shortcut));
     let sum = |(i, &f): (usize, &T)| match (scale(form, p, i % m), form.skip) {
@@ -566,7 +584,7 @@ pub fn form<T: Real>(form: &BlockForm, n: usize, x: &[T], p: &BlockTensors<T>, d
     let r: Vec<T> = f.iter().enumerate().map(sum).collect();
     let post_norm = normed(2, form.post_norm, m, &r);
     let y = of(&post_norm, &activated(&r, form.post_activation));
-    FormOut { pre_norm, inner_norm, post_norm, before, n: entered, z, gate, passed, h, f, r, y }
+    FormOut { pre_norm, inner_norm, post_norm, branch_norm, before, n: entered, z, gate, passed, h, f, r, y }
 }
 
 /// Backward of [`form`] given dy: returns dx. `grads` holds what the chains continue from.
@@ -635,6 +653,7 @@ pub fn form_backward<T: Real>(
     let df: Vec<T> =
         dr.iter().enumerate().map(|(i, g)| scale(form, p, i % m).map_or(*g, |scale| g.mul(scale))).collect();
     let df = branch_masks(form).into_iter().rev().fold(df, |df, mask| dropped(df, m, draw, mask));
+    let df = norm_adjoint(3, form.branch_norm, m, &out.branch_norm, df, grads);
     sums(width, m, &out.h, &df, &mut grads.second);
     let dh = input_gradient((n, width, m), &df, &p.second.w, None);
     let dh = dropped(dh, width, draw, hidden_mask(form));

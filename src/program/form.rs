@@ -98,11 +98,11 @@ pub struct Dropout {
 /// A residual block of two weight layers in any of the forms that people train.
 ///
 /// ```text
-/// n = a(N1(x)),  z = n W1ᵀ + b1,  h = φ(N2(z))  or, gated,  h = φ(z) ⊙ (n W3ᵀ + b3),  F = drop(h) W2ᵀ + b2, dropped itself
+/// n = a(N1(x)),  z = n W1ᵀ + b1,  h = φ(N2(z))  or, gated,  h = φ(z) ⊙ (n W3ᵀ + b3),  F = N4(drop(h) W2ᵀ + b2), dropped itself
 /// r = α S(x) + λ F,  y = p(r)  or  N3(r)
 /// ```
 ///
-/// N1, N2, N3: `pre_norm`, `inner_norm`, `post_norm`; a, φ, p: `pre_activation`, `activation`, `post_activation`; S, α: `skip`,
+/// N1, N2, N3, N4: `pre_norm`, `inner_norm`, `post_norm`, `branch_norm`; a, φ, p: `pre_activation`, `activation`, `post_activation`; S, α: `skip`,
 /// `skip_scale`; λ: `branch_scale`. What is not there is left out of the formula. Public fields with good defaults: name those that differ.
 ///
 /// ```
@@ -137,6 +137,8 @@ pub struct BlockForm {
     pub inner_norm: Option<Norm>,
     /// The norm after the skip.
     pub post_norm: Option<Norm>,
+    /// The norm of the branch, before its dropout, its scale and the skip.
+    pub branch_norm: Option<Norm>,
     /// What is applied after the skip, where no norm is.
     pub post_activation: Activation,
     /// S.
@@ -166,6 +168,7 @@ impl BlockForm {
             pre_activation: Activation::Identity,
             inner_norm: None,
             post_norm: None,
+            branch_norm: None,
             post_activation: Activation::Identity,
             skip: Skip::Identity,
             skip_scale: 1.0,
@@ -220,6 +223,12 @@ impl BlockForm {
         }
     }
 
+    /// Sandwich-LN (Ding et al. 2021, CogView): LayerNorm before and after the branch, GELU.
+    pub const fn sandwich(d: usize, h: usize) -> Self {
+        let norm = Some(Norm::layer(1e-5));
+        Self { pre_norm: norm, branch_norm: norm, ..Self::new(d, h, Activation::Gelu) }
+    }
+
     /// ReZero (Bachlechner et al. 2020): y = x + α F, α learned from 0 on.
     pub const fn rezero(d: usize, h: usize) -> Self {
         Self { branch_scale: BranchScale::Scalar(0.0), ..Self::new(d, h, Activation::Relu) }
@@ -261,6 +270,7 @@ impl BlockForm {
             ("pre_norm", self.pre_norm, inputs),
             ("inner_norm", self.inner_norm, hidden),
             ("post_norm", self.post_norm, outputs),
+            ("branch_norm", self.branch_norm, outputs),
         ];
         for (operand, norm, width) in norms {
             norm.map_or(Ok(()), |norm| norm.check(operand, width))?;

@@ -31,7 +31,7 @@ pub(crate) struct Trained {
 
 /// Calls `f` with each list of numbers that a block has, in the order of its maps and then of its vectors.
 pub(crate) fn each<'t, T>(tensors: &'t mut BlockTensors<T>, mut f: impl FnMut(&'static str, &'t mut Vec<T>)) {
-    let BlockTensors { first, third, second, shortcut, norms: [pre, inner, post], scale } = tensors;
+    let BlockTensors { first, third, second, shortcut, norms: [pre, inner, post, branch], scale } = tensors;
     let maps =
         [("first", Some(first)), ("third", third.as_mut()), ("second", Some(second)), ("shortcut", shortcut.as_mut())];
     for (name, map) in maps {
@@ -39,7 +39,7 @@ pub(crate) fn each<'t, T>(tensors: &'t mut BlockTensors<T>, mut f: impl FnMut(&'
         f(name, &mut map.w);
         map.b.as_mut().into_iter().for_each(|b| f(name, b));
     }
-    let norms = pre.iter_mut().chain(inner).chain([scale]).chain(post);
+    let norms = pre.iter_mut().chain(inner).chain([scale]).chain(branch).chain(post);
     norms.filter_map(Option::as_mut).for_each(|v| f("vector", v));
 }
 
@@ -67,8 +67,8 @@ pub(crate) fn maps<T>(tensors: &BlockTensors<T>) -> impl Iterator<Item = &MapTen
 
 /// The vectors, in order.
 pub(crate) fn vectors<T>(tensors: &BlockTensors<T>) -> impl Iterator<Item = &Vec<T>> {
-    let BlockTensors { norms: [pre, inner, post], scale, .. } = tensors;
-    pre.iter().chain(inner).chain([scale]).chain(post).filter_map(Option::as_ref)
+    let BlockTensors { norms: [pre, inner, post, branch], scale, .. } = tensors;
+    pre.iter().chain(inner).chain([scale]).chain(branch).chain(post).filter_map(Option::as_ref)
 }
 
 /// (inputs, outputs) of each map.
@@ -234,6 +234,7 @@ pub(crate) fn named(d: usize, h: usize) -> Vec<(&'static str, BlockForm)> {
         ("llama", BlockForm::llama(d, h)),
         ("t5", BlockForm::t5(d, h)),
         ("cait", BlockForm::cait(d, h, 0.1)),
+        ("sandwich", BlockForm::sandwich(d, h)),
         ("rezero", BlockForm::rezero(d, h)),
         ("deepnorm", BlockForm::deepnorm(d, h, 12)),
         ("euler", BlockForm::euler(d, h, Activation::Tanh, 0.1)),

@@ -25,7 +25,7 @@ fn any_activation() -> impl Strategy<Value = Activation> {
 
 fn any_form(limit: usize) -> impl Strategy<Value = BlockForm> {
     let sizes = (size(limit), size(limit), size(limit));
-    let norms = (any_norm(), any_norm(), any_norm());
+    let norms = (any_norm(), any_norm(), any_norm(), any_norm());
     let activations = (any_activation(), any_activation(), any_activation());
     let scale = prop_oneof![
         Just(BranchScale::Constant(1.0)),
@@ -54,6 +54,7 @@ fn any_form(limit: usize) -> impl Strategy<Value = BlockForm> {
             pre_activation: or(pre, activations.1),
             inner_norm: norm(norms.1, h).filter(|_| !gated),
             post_norm,
+            branch_norm: norm(norms.3, outputs),
             post_activation: or(post && post_norm.is_none(), activations.2),
             skip,
             skip_scale: if skip == Skip::None { 1.0 } else { skip_scale },
