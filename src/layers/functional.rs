@@ -58,10 +58,18 @@ impl Functional {
     /// y = phi(x Wᵀ + b) (+ x).
     ///
     /// # Errors
-    /// [`Error::Shape`] if the input is added to an output of another width.
+    /// [`Error::Shape`] if the input is added to an output of another width; [`Error::Setting`] if it would be projected, as that of blocks alone is.
     pub fn linear(inputs: usize, outputs: usize, phi: Activation, skip: Skip) -> Result<Self, Error> {
-        Self::skips("weights", (inputs, outputs), skip)?;
-        let skip = skip == Skip::Identity;
+        let skip = match skip {
+            Skip::None => false,
+            Skip::Identity => {
+                expect_shape("weights", (inputs, inputs), (outputs, inputs))?;
+                true
+            }
+            Skip::Projection => {
+                return Err(Error::Setting { operand: "skip", reason: "a linear layer has no projection beside it" });
+            }
+        };
         let form = Form::Linear(form::Linear { inputs, outputs, phi, skip });
         Ok(Self { program: compile_one(form) })
     }
@@ -86,10 +94,6 @@ impl Functional {
     /// The formula of a layer or a whole network, without its weights.
     pub fn of<L: Layer>(layer: &L) -> Self {
         Self { program: Arc::clone(layer.program()) }
-    }
-
-    fn skips(operand: &'static str, (inputs, outputs): (usize, usize), skip: Skip) -> Result<(), Error> {
-        if skip == Skip::Identity { expect_shape(operand, (inputs, inputs), (outputs, inputs)) } else { Ok(()) }
     }
 
     /// Features of an input row.

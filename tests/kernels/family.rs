@@ -224,6 +224,8 @@ fn forms_that_contradict_themselves_and_parameters_that_do_not_fit_are_refused()
         }
     }
 
+    let projected = Functional::linear(4, 4, Activation::Relu, Skip::Projection).map(|_| ()).expect_err("a refusal");
+    assert!(matches!(projected, Error::Setting { operand: "skip", .. }), "{projected}");
     let form = BlockForm::cait(4, 6, 0.1);
     let map = |k, m| Affine::new(mat(&vec![0.0; k * m], m, k), None).expect("a map");
     let vector = |len| Vector::filled(len, 1.0).expect("a vector");
