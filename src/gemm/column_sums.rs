@@ -1,7 +1,7 @@
 //! Gradients of vectors: column sums of a matrix in panels, or of the products of two.
 
 use super::cells::In;
-use super::lanes::{load_cells, store_cells};
+use super::lanes::{add_rows, fma_rows, load_cells, store_cells};
 use super::panels::{PANEL, PanelRef, panels};
 use crate::simd::{Isa, Kernel, Simd};
 
@@ -9,29 +9,26 @@ use crate::simd::{Isa, Kernel, Simd};
 /// fma(b[0, j], times[0, j], start)), ...
 pub(crate) fn column_sums(isa: Isa, b: PanelRef<'_>, times: Option<PanelRef<'_>>, accumulate: bool, sums: &mut [f32]) {
     assert_eq!(sums.len(), b.cols(), "a sum for each column");
-    match times {
-        None => isa.run(ColumnSums { b, accumulate, sums }),
-        Some(times) => {
-            assert_eq!((b.rows(), b.cols()), (times.rows(), times.cols()), "a factor for each element");
-            isa.run(ProductSums { b, times, accumulate, sums });
-        }
-    }
+    let factors = |times: PanelRef<'_>| (times.rows(), times.cols()) == (b.rows(), b.cols());
+    assert!(times.is_none_or(factors), "a factor for each element");
+    isa.run(ColumnSums { b, times, accumulate, sums });
 }
 
-struct ProductSums<'a> {
+struct ColumnSums<'a> {
     b: PanelRef<'a>,
-    times: PanelRef<'a>,
+    times: Option<PanelRef<'a>>,
     accumulate: bool,
     sums: &'a mut [f32],
 }
 
-impl Kernel for ProductSums<'_> {
+/// Panels at a time: additions of one chain wait for each other, those of four do not.
+const WIDE: usize = 4;
+
+impl Kernel for ColumnSums<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        /// Chains side by side.
-        const WIDE: usize = 4;
-        let (b, times) = (In::from(self.b), In::from(self.times));
+        let (cells, rows) = (In::from(self.b), self.b.rows());
         for (group, sums) in self.sums.chunks_mut(WIDE * PANEL).enumerate() {
             let (p0, np) = (group * WIDE, panels(sums.len()));
             let mut acc = [s.row(s.splat(0.0)); WIDE];
@@ -40,58 +37,31 @@ impl Kernel for ProductSums<'_> {
                     *row = load_cells(s, cells);
                 }
             }
-            for i in 0..self.b.rows() {
-                for p in 0..np {
-                    let (b, times) = (b.row(s, i, p0 + p), times.row(s, i, p0 + p));
-                    for v in 0..const { PANEL.div_ceil(S::LANES) } {
-                        acc[p].as_mut()[v] = s.fma(b.as_ref()[v], times.as_ref()[v], acc[p].as_ref()[v]);
+            if let Some(times) = self.times {
+                let times = In::from(times);
+                for i in 0..rows {
+                    for p in 0..np {
+                        acc[p] = fma_rows(s, cells.row(s, i, p0 + p), times.row(s, i, p0 + p), acc[p]);
                     }
                 }
-            }
-            for (row, cells) in acc.into_iter().zip(sums.chunks_mut(PANEL)) {
-                store_cells(s, cells, row);
-            }
-        }
-    }
-}
-
-struct ColumnSums<'a> {
-    b: PanelRef<'a>,
-    accumulate: bool,
-    sums: &'a mut [f32],
-}
-
-impl Kernel for ColumnSums<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        // Four panels at a time: additions of one chain wait for each other, those of four do not.
-        let cells = In::from(self.b);
-        for (group, sums) in self.sums.chunks_mut(4 * PANEL).enumerate() {
-            let (p0, np) = (group * 4, panels(sums.len()));
-            let mut acc = [s.row(s.splat(0.0)); 4];
-            if self.accumulate {
-                for (row, cells) in acc.iter_mut().zip(sums.chunks(PANEL)) {
-                    *row = load_cells(s, cells);
-                }
-            }
-            let rows = self.b.rows();
-            let mut done = 0;
-            if sums.len() == 4 * PANEL {
-                const UNROLL: usize = 4;
-                for i in (0..rows / UNROLL).map(|i| i * UNROLL) {
-                    let Some(window) = cells.window::<UNROLL, 4>(i, p0) else { break };
-                    for r in 0..UNROLL {
-                        for p in 0..4 {
-                            acc[p] = add(s, acc[p], window.load(s, r, p));
+            } else {
+                let mut done = 0;
+                if sums.len() == WIDE * PANEL {
+                    const UNROLL: usize = 4;
+                    for i in (0..rows / UNROLL).map(|i| i * UNROLL) {
+                        let Some(window) = cells.window::<UNROLL, WIDE>(i, p0) else { break };
+                        for r in 0..UNROLL {
+                            for p in 0..WIDE {
+                                acc[p] = add_rows(s, acc[p], window.load(s, r, p));
+                            }
                         }
+                        done = i + UNROLL;
                     }
-                    done = i + UNROLL;
                 }
-            }
-            for i in done..rows {
-                for p in 0..np {
-                    acc[p] = add(s, acc[p], load_cells(s, cells.at(i, p0 + p)));
+                for i in done..rows {
+                    for p in 0..np {
+                        acc[p] = add_rows(s, acc[p], cells.row(s, i, p0 + p));
+                    }
                 }
             }
             for (row, cells) in acc.into_iter().zip(sums.chunks_mut(PANEL)) {
@@ -99,12 +69,4 @@ impl Kernel for ColumnSums<'_> {
             }
         }
     }
-}
-
-#[inline(always)]
-fn add<S: Simd>(s: S, mut sums: S::Row, line: S::Row) -> S::Row {
-    for v in 0..const { PANEL.div_ceil(S::LANES) } {
-        sums.as_mut()[v] = s.add(sums.as_ref()[v], line.as_ref()[v]);
-    }
-    sums
 }

@@ -148,15 +148,20 @@ impl<'a> Epilogue<'a> {
         Self { out, posts: &[], aux: None }
     }
 
+    /// Where tiles are stored and chains wait, and what comes after: a tile waits where the second result will be, which is in panels, the first
+    /// perhaps not.
+    fn placed(self) -> (Out<'a>, After<'a>) {
+        let Self { out, posts, aux } = self;
+        match aux {
+            Some((aux, place)) => (place, After { posts, beside: Some((aux, out)) }),
+            None => (out, After { posts, beside: None }),
+        }
+    }
+
     /// Chooses the compiled operation and goes on with it: what comes first of a list has one of its own, if it fits the registers of a tile;
     /// all else is applied, one after the other, to the tile in L1.
     pub(crate) fn compile(self, then: impl WithFinish) {
-        let Self { out, posts, aux } = self;
-        // Chains wait where the second result will be: that is in panels, the first perhaps not.
-        let (out, beside) = match aux {
-            Some((aux, place)) => (place, Some((aux, out))),
-            None => (out, None),
-        };
+        let (out, After { posts, beside }) = self.placed();
         // A slope is of what the activation finds, other second results of the chains as they were.
         let raw = matches!(beside, Some((Aux::Chains | Aux::Product(_), _)));
         match *posts {
@@ -567,17 +572,9 @@ fn both<S: Simd>(s: S, to: &mut Out<'_>, z: &mut Out<'_>, range: Range, act: imp
 /// What posts do, on a matrix that no GEMM made just now: out = posts(a), and what is beside it.
 pub(crate) fn each(isa: Isa, a: PanelRef<'_>, epilogue: Epilogue<'_>) {
     assert_eq!(epilogue.out.cols(), a.cols(), "output columns");
-    let Epilogue { out, posts, aux } = epilogue;
-    let (out, beside) = match aux {
-        Some((aux, place)) => (place, Some((aux, out))),
-        None => (out, None),
-    };
+    let (out, after) = epilogue.placed();
     let range = Range { row: 0, rows: 0, panel: 0, panels: 1 };
-    isa.run(EachPanel {
-        a: a.into(),
-        rows: a.rows(),
-        target: Target { out, aux: None, after: After { posts, beside }, range },
-    });
+    isa.run(EachPanel { a: a.into(), rows: a.rows(), target: Target { out, aux: None, after, range } });
 }
 
 struct EachPanel<'a> {

@@ -16,12 +16,6 @@ pub(super) struct Emitted {
 }
 
 impl Norm {
-    pub(crate) fn formula(self) -> String {
-        let name = if self.centred { "LayerNorm" } else { "RMSNorm" };
-        let gain = if self.gain { ", γ" } else { "" };
-        format!("{name}(ε {}{gain}{})", self.epsilon, if self.shift { ", β" } else { "" })
-    }
-
     /// `leaves`: whether the result may go to the caller, so that it is on no record.
     pub(super) fn emit(self, b: &mut Builder, a: Val, leaves: bool) -> Emitted {
         let width = b.cols(a);

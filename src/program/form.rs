@@ -60,6 +60,13 @@ impl Norm {
         Self { centred: false, epsilon, gain: true, shift: false }
     }
 
+    /// What it is, in words. Files have these, to tell networks apart (`checkpoint::architecture`): they do not change.
+    pub(crate) fn formula(self) -> String {
+        let name = if self.centred { "LayerNorm" } else { "RMSNorm" };
+        let gain = if self.gain { ", γ" } else { "" };
+        format!("{name}(ε {}{gain}{})", self.epsilon, if self.shift { ", β" } else { "" })
+    }
+
     fn check(self, operand: &'static str, width: usize) -> Result<(), Error> {
         let Self { epsilon, .. } = self;
         if !(epsilon > 0.0 && epsilon.is_finite()) {

@@ -158,8 +158,8 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// GEMMs by chunks of the columns between them, F1 and F2 or B1 and B2: `makers` write these columns, the last reads what the last of them
-    /// wrote, or the first where that reads the first along k.
+    /// GEMMs by chunks of the columns between them, F1 and F2 or B1 and B2: `makers` write these columns, the last GEMM reads along k what the
+    /// last of them wrote.
     fn chunks(
         &self,
         makers: [Option<&GemmStep<Operand>>; 2],
@@ -272,11 +272,10 @@ impl<'a> Job<'a> {
     ) {
         let (b, bias) = self.source.map(g.affine, g.side);
         let b = b.rows_from(k0).panel_range(columns.start, columns.len());
-        let start = match (k0, bias) {
-            _ if g.onto => Start::Continue,
-            (1.., _) => Start::Continue,
-            (0, None) => Start::Zero,
-            (0, Some(bias)) => Start::Bias(&bias[columns.start * PANEL..]),
+        let start = match (g.onto || k0 > 0, bias) {
+            (true, _) => Start::Continue,
+            (false, None) => Start::Zero,
+            (false, Some(bias)) => Start::Bias(&bias[columns.start * PANEL..]),
         };
         let pack = scratch.pack.as_mut_slice();
         gemm(self.isa, &mut Gemm { a, b, start, depth: self.depth, pack }, epilogue);

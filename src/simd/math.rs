@@ -98,31 +98,23 @@ pub(crate) fn mills<S: Simd>(s: S, t: S::V) -> S::V {
 
 /// tanh(x), any x: at most 2.6 ULP, exactly odd, tanh(-0) = -0.
 ///
-/// With E = e^(2|x|) - 1: tanh|x| = E / (E + 2). 2|x| = n ln 2 + r; E = 2^n (e^r - 1) + (2^n - 1) keeps its relative accuracy
-/// down to x = 0, where n = 0 and E = r + r^2 P(r); so there is one path for all x.
+/// With E = e^(2|x|) - 1: tanh|x| = E / (E + 2). E keeps its relative accuracy down to x = 0, so there is one path for all x.
 #[inline(always)]
 pub(crate) fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
     // tanh rounds to 1 above 9.02; NaN passes as the second operand.
     let a = s.min(s.splat(10.0), s.abs(x));
-    let t = s.add(a, a);
-    let n = round_product(s, t, s.splat(LOG2E_HI));
-    let r = s.fnma(n, s.splat(LN2_LO), s.fnma(n, s.splat(LN2_HI), t));
-    // e^r = 1 + r + r^2 P(r) for |r| <= ln(2) / 2: P of degree 4, error of the fit 2^-26.2 of e^r - 1.
-    let p =
-        polynomial(s, r, [4.999_999_702e-1, 1.666_654_348e-1, 4.166_720_062e-2, 8.366_520_517e-3, 1.388_251_549e-3]);
-    let q = s.fma(s.mul(r, r), p, r);
-    let power = s.ldexp(s.splat(1.0), n);
-    let e = s.fma(power, q, s.sub(power, s.splat(1.0)));
+    let e = expm1(s, s.add(a, a));
     s.with_sign(s.div(e, s.add(e, s.splat(2.0))), x)
 }
 
-/// e^x - 1 for x in [-104, 0] or NaN, keeping its relative accuracy down to x = 0; the sign of a zero is lost.
+/// e^x - 1 for x in [-104, 20] or NaN; the sign of a zero is lost.
 ///
-/// x = n ln 2 + r; 2^n (e^r - 1) + (2^n - 1), as in [`tanh`].
+/// x = n ln 2 + r; 2^n (e^r - 1) + (2^n - 1) keeps its relative accuracy down to x = 0, where n = 0 and it is r + r^2 P(r).
 #[inline(always)]
 pub(crate) fn expm1<S: Simd>(s: S, x: S::V) -> S::V {
     let n = round_product(s, x, s.splat(LOG2E_HI));
     let r = s.fnma(n, s.splat(LN2_LO), s.fnma(n, s.splat(LN2_HI), x));
+    // e^r = 1 + r + r^2 P(r) for |r| <= ln(2) / 2: P of degree 4, error of the fit 2^-26.2 of e^r - 1.
     let p =
         polynomial(s, r, [4.999_999_702e-1, 1.666_654_348e-1, 4.166_720_062e-2, 8.366_520_517e-3, 1.388_251_549e-3]);
     let q = s.fma(s.mul(r, r), p, r);
