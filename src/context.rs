@@ -20,6 +20,7 @@ pub struct Context {
     linger: Duration,
     machine: Machine,
     draw: Option<Draw>,
+    frozen_statistics: bool,
 }
 
 /// A machine, as plans see it: what the choice of threads and pieces is made from ([`crate::Layer::explain`] shows it). None of it changes
@@ -80,6 +81,7 @@ impl Context {
             linger: LINGER,
             machine: Machine::default(),
             draw: None,
+            frozen_statistics: false,
         })
     }
 
@@ -143,6 +145,12 @@ impl Context {
         Self { machine, ..self }
     }
 
+    /// The same with the statistics of every BatchNorm frozen, or not: recorded passes then normalise by the running averages, as inference always
+    /// does, and backward takes these for constants. Not frozen, unless set.
+    pub fn with_frozen_statistics(self, frozen: bool) -> Self {
+        Self { frozen_statistics: frozen, ..self }
+    }
+
     /// The same with what the masks of recorded passes are drawn from ([`crate::BlockForm::dropout`]). Without one, nothing is dropped: a recorded pass
     /// then evaluates the network, as inference always does.
     pub fn with_draw(self, draw: Option<Draw>) -> Self {
@@ -172,6 +180,11 @@ impl Context {
     /// How long helpers wait for the next call.
     pub fn linger(&self) -> Duration {
         self.linger
+    }
+
+    /// Whether recorded passes normalise by running averages.
+    pub fn has_frozen_statistics(&self) -> bool {
+        self.frozen_statistics
     }
 
     /// The machine, as plans see it.

@@ -11,5 +11,5 @@ pub use crate::parts::block::{
     BlockGrads, BlockOut, BlockParams, BlockTensors, FormOut, MapTensors, block, block_backward, form, form_backward,
 };
 pub use crate::parts::linear::{LinearGrads, LinearOut, linear, linear_backward};
-pub use crate::parts::norm::{NormOut, norm, norm_backward};
+pub use crate::parts::norm::{NormOut, NormTensors, Statistics, norm, norm_backward};
 pub use crate::parts::spec::Real;

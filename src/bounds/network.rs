@@ -222,21 +222,18 @@ pub struct NetworkBounds {
 ///
 /// None if there are blocks with norms, gates or scales: a norm divides by what may be as small as √ε.
 pub fn network<L: Layer>(layer: &L, rows: usize, x: f64, dy: f64) -> Option<NetworkBounds> {
-    if layer.program().forms().any(|form| matches!(form, Form::Block(form) if !form.is_bare())) {
-        return None;
-    }
-
     let mut entering = Numbers::exact(x);
     let mut passed = Vec::new();
     let mut affines = (0..).map_while(|i| layer.affine(i)).map(Map::of);
     for form in layer.program().forms() {
         let x = entering;
-        // Every form has its affine maps: the iterator ends after the last form.
-        let Some(first) = affines.next() else { break };
+        let first = affines.next()?;
         let (second, out) = match form {
             Form::Linear(form) => (None, linear(first, form.phi, x, form.skip.then_some(x))),
+            Form::Norm(_) => return None,
+            Form::Block(form) if !form.is_bare() => return None,
             Form::Block(form) => {
-                let Some(second) = affines.next() else { break };
+                let second = affines.next()?;
                 (Some(second), block(first, second, form.activation, form.skip == Skip::Identity, x))
             }
         };
@@ -250,7 +247,7 @@ pub fn network<L: Layer>(layer: &L, rows: usize, x: f64, dy: f64) -> Option<Netw
             (Form::Block(form), Some(second)) => {
                 block_backward(rows, (first, second), form.activation, form.skip == Skip::Identity, (x, out), dx)
             }
-            (Form::Block(_), None) => break,
+            (Form::Block(_), None) | (Form::Norm(_), _) => return None,
         };
         dx = below.dx;
         maps.splice(0..0, below.maps);

@@ -92,6 +92,15 @@ impl std::ops::Div for Running {
 }
 
 impl Real for Running {
+    // What is kept in f64 is bounded as if it were f32.
+    type Wide = Self;
+    fn wide(self) -> Self {
+        self
+    }
+    fn narrow(wide: Self) -> Self {
+        wide
+    }
+
     const ZERO: Self = Self { value: 0.0, error: 0.0 };
 
     fn fma(self, a: Self, b: Self) -> Self {

@@ -1,4 +1,5 @@
-//! What the tensors of a network do not tell: the activation after each affine map, and where an input is added.
+//! What the tensors of a network do not tell: the activation after each affine map, and where an input is added. A norm between two layers is said
+//! before the next affine map; one that none follows, behind the last.
 //!
 //! As text, for `x W1 + b1` and GELU in a residual block of a stack: `blocks.0.first gelu; blocks.0.second identity + x`. The floats
 //! of slopes are the shortest decimals that give the same bits.
@@ -6,7 +7,8 @@
 use crate::Activation;
 use crate::layers::Layer;
 use crate::params::name::Place;
-use crate::program::form::{BlockForm, BranchScale, Form, Norm, Skip};
+use crate::program::form::{BlockForm, BranchScale, Form, NormForm, Skip};
+use crate::program::norm::Norm;
 use std::collections::HashMap;
 
 /// Its name among the strings of a file.
@@ -14,11 +16,30 @@ pub(super) const ARCHITECTURE: &str = "resblock.architecture";
 
 /// Each affine map of `layer`, and what is done with what comes out of it.
 pub(super) fn of<L: Layer>(layer: &L) -> impl Iterator<Item = (Place, String)> {
-    let forms = layer.program().forms().flat_map(|form| match form {
-        Form::Linear(form) => vec![act(form.phi) + if form.skip { " + x" } else { "" }],
-        Form::Block(form) => block(&form),
-    });
-    forms.enumerate().map(|(i, then)| (layer.affine_name(i), then))
+    let (mut maps, mut norms) = (Vec::new(), String::new());
+    for form in layer.program().forms() {
+        let mut own = match form {
+            Form::Linear(form) => vec![act(form.phi) + if form.skip { " + x" } else { "" }],
+            Form::Block(form) => block(&form),
+            Form::Norm(NormForm { norm, phi, .. }) => {
+                let phi = if phi == Activation::Identity { String::new() } else { act(phi) + " " };
+                norms += &format!("{} {phi}| ", norm.formula());
+                continue;
+            }
+        };
+        if !norms.is_empty() {
+            own[0] = format!("on {norms}{}", own[0]);
+            norms.clear();
+        }
+        maps.append(&mut own);
+    }
+    if !norms.is_empty() {
+        match maps.last_mut() {
+            Some(last) => *last += &format!(" | {}", norms.trim_end_matches(" | ")),
+            None => maps.push(norms),
+        }
+    }
+    maps.into_iter().enumerate().map(|(i, then)| (layer.affine_name(i), then))
 }
 
 /// What the maps of a block are between, in the order of its program. What is before the first is said there, what is after the sum

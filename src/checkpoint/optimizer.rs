@@ -4,6 +4,7 @@ use super::tensor::{Tensor, Values};
 use crate::error::Error;
 use crate::layers::Layer;
 use crate::optim::{AdamW, Group, Optimizer, Sgd, State};
+use crate::params::tensor::TensorRef;
 
 /// What all names of optimiser tensors begin with; no parameter's does.
 pub(super) const OPTIMIZER: &str = "optimizer.";
@@ -101,9 +102,14 @@ pub(super) fn step_name<O: Parts>(parameter: impl std::fmt::Display) -> String {
     moment_name::<O>("step", parameter)
 }
 
+/// The parameters that optimisers change, each with its number.
+fn learned<L: Layer>(layer: &L) -> impl Iterator<Item = (usize, TensorRef<'_>)> {
+    layer.parameters().enumerate().filter(|(_, p)| p.role().is_learned())
+}
+
 /// The steps that each parameter of `layer` has taken.
 pub(super) fn step_counts<'a, L: Layer, O: Parts>(layer: &L, state: &State) -> impl Iterator<Item = Tensor<'a>> {
-    let counts = layer.parameters().enumerate().map(|(i, p)| (step_name::<O>(p), state.steps(i)));
+    let counts = learned(layer).map(|(i, p)| (step_name::<O>(p), state.steps(i)));
     counts.map(|(name, steps)| Tensor::number(name, Values::Count(steps)))
 }
 
@@ -125,7 +131,7 @@ pub(super) fn tensors<'a, L: Layer, O: Parts>(
         .collect();
     tensors.extend(steps.map(|n| Tensor::number(number_name::<O>(STEPS), Values::Count(n))));
     for (at, moment) in O::MOMENTS.iter().enumerate() {
-        tensors.extend(layer.parameters().enumerate().map(|(i, p)| {
+        tensors.extend(learned(layer).map(|(i, p)| {
             let values = state.moment(i, at).map_or(Values::Zeros, Values::Tensor);
             Tensor { name: moment_name::<O>(moment, p), values, ..Tensor::parameter(p) }
         }));

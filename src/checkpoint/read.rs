@@ -308,6 +308,9 @@ impl<'a> Checkpoint<'a> {
     fn read_state<L: Layer, O: Parts>(&self, layer: &L, steps: u64, room: &mut Vec<f32>) -> Result<State, Error> {
         let mut state = State::zeros(layer, O::MOMENTS.len())?;
         for (p, (count, moments)) in layer.parameters().zip(state.parts_mut()) {
+            if !p.role().is_learned() {
+                continue;
+            }
             *count = self.steps(&step_name::<O>(p))?.unwrap_or(steps);
             for (name, to) in O::MOMENTS.iter().zip(moments) {
                 self.write(&moment_name::<O>(name, p), to, room)?;

@@ -5,6 +5,7 @@
 //! loops over tiles. *epilogue*: what happens to finished accumulators before they are stored. *block of rows*: the part of a
 //! batch that one task works on.
 
+pub(crate) mod batch_norm;
 pub(crate) mod blocking;
 pub(crate) mod buffers;
 pub(crate) mod caches;
@@ -15,6 +16,7 @@ pub(crate) mod factor;
 mod lanes;
 pub(crate) mod macro_kernel;
 mod micro;
+pub(crate) mod moments;
 pub(crate) mod norm;
 mod outer;
 pub(crate) mod pack;

@@ -103,15 +103,18 @@ fn columns(cols: usize, p: usize) -> usize {
 
 /// The group of rows at hand.
 #[derive(Clone, Copy)]
-struct Group {
+pub(super) struct Group {
     first: usize,
     count: usize,
 }
 
 impl Group {
+    /// Rows of a full group.
+    pub(super) const ROWS: usize = ROWS;
+
     /// Panel `p` of the group's rows of a matrix; a row that is not there is 0.
     #[inline(always)]
-    fn load<S: Simd>(self, s: S, a: In<'_>, p: usize) -> [S::Row; ROWS] {
+    pub(super) fn load<S: Simd>(self, s: S, a: In<'_>, p: usize) -> [S::Row; ROWS] {
         let mut rows = [s.row(s.splat(0.0)); ROWS];
         // Checked once, where the group is full and the panel whole: then the loop is unrolled, and all stays in registers.
         if self.count == ROWS
@@ -130,7 +133,7 @@ impl Group {
 
     /// Writes panel `p` of the group's rows.
     #[inline(always)]
-    fn store<S: Simd>(self, s: S, out: &mut Out<'_>, p: usize, rows: [S::Row; ROWS]) {
+    pub(super) fn store<S: Simd>(self, s: S, out: &mut Out<'_>, p: usize, rows: [S::Row; ROWS]) {
         if self.count == ROWS
             && let Some(mut window) = out.window_mut::<ROWS, 1>(self.first, p)
         {
@@ -158,7 +161,7 @@ fn mean<S: Simd>(s: S, group: Group, sums: [S::Row; ROWS], cols: usize) -> [f32;
 /// Panel `p` of a vector of parameters.
 #[inline(always)]
 #[allow(clippy::manual_map, reason = "a closure is not sure to be inlined")]
-fn panel_of<S: Simd>(s: S, vector: Option<&[f32]>, p: usize) -> Option<S::Row> {
+pub(super) fn panel_of<S: Simd>(s: S, vector: Option<&[f32]>, p: usize) -> Option<S::Row> {
     match vector {
         Some(vector) => Some(load_cells(s, &vector[p * PANEL..])),
         None => None,
@@ -166,7 +169,7 @@ fn panel_of<S: Simd>(s: S, vector: Option<&[f32]>, p: usize) -> Option<S::Row> {
 }
 
 /// The groups of so many rows.
-fn groups(rows: usize) -> impl Iterator<Item = Group> {
+pub(super) fn groups(rows: usize) -> impl Iterator<Item = Group> {
     (0..rows).step_by(ROWS).map(move |first| Group { first, count: ROWS.min(rows - first) })
 }
 

@@ -1,6 +1,7 @@
 //! Residual blocks of two weight layers, in any of the forms of [`BlockForm`].
 
 use super::init::Init;
+use super::norm::{initial, operand};
 use super::{Compiled, Layer};
 use crate::Activation;
 use crate::error::{Error, expect_len, expect_shape};
@@ -9,6 +10,7 @@ use crate::params::tensor::{TensorMut, TensorRef};
 use crate::parts::compile_one;
 use crate::program::Program;
 use crate::program::form::{BlockForm, BranchScale, Form, Skip};
+use crate::program::norm::Norm;
 use crate::weights::{Affine, Vector};
 use std::sync::Arc;
 
@@ -19,7 +21,7 @@ pub struct Block {
     form: BlockForm,
     /// W1, W3, W2, Ws, as far as the form has them.
     affines: Vec<Affine>,
-    /// Gains and shifts of the norms before the branch and inside, the scale, those of the branch and of the norm after the skip.
+    /// Those of the norms before the branch and inside, the scale, those of the norms of the branch and after the skip.
     vectors: Vec<Vector>,
     program: Arc<Program>,
 }
@@ -37,18 +39,17 @@ fn vectors(form: &BlockForm) -> impl Iterator<Item = (Part, Role, usize, f32)> +
     let BlockForm {
         inputs: d, hidden: h, outputs: m, pre_norm, inner_norm, post_norm, branch_norm, branch_scale, ..
     } = *form;
-    let norm = |part, norm: Option<crate::Norm>, width| {
-        let gain = norm.filter(|norm| norm.gain).map(|_| (part, Role::Gain, width, 1.0));
-        [gain, norm.filter(|norm| norm.shift).map(|_| (part, Role::Shift, width, 0.0))]
+    let norm = |part, norm: Option<Norm>, width| {
+        norm.into_iter().flat_map(Norm::roles).map(move |role| (part, role, width, initial(role)))
     };
     let scale = match branch_scale {
         BranchScale::Constant(_) => None,
         BranchScale::Scalar(from) => Some((Part::Branch, Role::Scale, 1, from)),
         BranchScale::Vector(from) => Some((Part::Branch, Role::Scale, m, from)),
     };
-    let before = norm(Part::PreNorm, pre_norm, d).into_iter().chain(norm(Part::InnerNorm, inner_norm, h));
-    let after = norm(Part::BranchNorm, branch_norm, m).into_iter().chain(norm(Part::PostNorm, post_norm, m));
-    before.chain([scale]).chain(after).flatten()
+    let before = norm(Part::PreNorm, pre_norm, d).chain(norm(Part::InnerNorm, inner_norm, h));
+    let after = norm(Part::BranchNorm, branch_norm, m).chain(norm(Part::PostNorm, post_norm, m));
+    before.chain(scale).chain(after)
 }
 
 impl Block {
@@ -64,7 +65,7 @@ impl Block {
         Self::from_parts(&form, vec![first, second], Vec::new())
     }
 
-    /// A block of any form, weights drawn by `init`; biases and shifts 0, gains 1, scales as the form says.
+    /// A block of any form, weights drawn by `init`; biases, shifts and running means 0, gains and running variances 1, scales as the form says.
     ///
     /// # Errors
     /// [`Error::Setting`] or [`Error::Shape`] if the form contradicts itself; [`Error::Overflow`] if a size overflows, [`Error::Memory`] if
@@ -79,7 +80,8 @@ impl Block {
     }
 
     /// A block of any form from its parameters, as far as the form has them: `affines` are W1, W3, W2, Ws with or without their biases,
-    /// `vectors` the gains and shifts of the norms before the branch and inside, the scale, those of the norms of the branch and after the skip.
+    /// `vectors` those of the norms before the branch and inside (gain, shift, running mean and variance), the scale, those of the norms of the
+    /// branch and after the skip.
     ///
     /// # Errors
     /// [`Error::Setting`] or [`Error::Shape`] if the form contradicts itself; [`Error::Length`] naming `affines` or `vectors` if they are not
@@ -98,12 +100,7 @@ impl Block {
             expect_shape(operand, (outputs, inputs), (map.outputs(), map.inputs()))?;
         }
         for ((_, role, len, _), vector) in self::vectors(form).zip(&vectors) {
-            let operand = match role {
-                Role::Gain => "gain",
-                Role::Shift => "shift",
-                _ => "scale",
-            };
-            expect_len(operand, len, vector.as_slice().len())?;
+            expect_len(operand(role), len, vector.as_slice().len())?;
         }
         Ok(Self { form: *form, affines, vectors, program: compile_one(Form::Block(*form)) })
     }
@@ -138,6 +135,11 @@ impl Block {
     ) -> Result<Self, Error> {
         let form = BlockForm { skip, init_scales: [1.0, branch_scale], ..BlockForm::new(d, h, phi) };
         Self::with_form(&form, init)
+    }
+
+    /// Its parameters, in the order of [`Block::from_parts`].
+    pub(super) fn parts(&self) -> (&[Affine], &[Vector]) {
+        (&self.affines, &self.vectors)
     }
 
     /// The form.

@@ -10,7 +10,8 @@ use crate::gemm::panels::{PanelMut, PanelRef, panel_len};
 use crate::mat::{MatMut, MatRef};
 use crate::params::borrowed::{AffineGradMut, GradsMut, ParamsRef};
 use crate::parts::compile_one;
-use crate::program::form::{self, BlockForm, Form, Skip};
+use crate::program::form::{self, BlockForm, Form, NormForm, Skip};
+use crate::program::norm::Norm;
 use crate::program::{Program, wide};
 use crate::run::borrowed::Borrowed;
 use crate::run::record::record_len;
@@ -80,6 +81,15 @@ impl Functional {
     /// [`Error::Shape`] if the input is added to an output of another width.
     pub fn block(inputs: usize, hidden: usize, outputs: usize, phi: Activation, skip: Skip) -> Result<Self, Error> {
         Self::form(&BlockForm { outputs, skip, ..BlockForm::new(inputs, hidden, phi) })
+    }
+
+    /// y = φ(N(x)). Vectors are in the order of [`crate::NormLayer::from_vectors`].
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if ε is not finite and larger than 0, or the width 0.
+    pub fn norm(width: usize, norm: Norm, phi: Activation) -> Result<Self, Error> {
+        norm.check("width", width)?;
+        Ok(Self { program: compile_one(Form::Norm(NormForm { width, norm, phi })) })
     }
 
     /// A block of any form. Affine maps and vectors are in the order of [`crate::Block::from_parts`].
@@ -238,8 +248,12 @@ impl Functional {
     fn check_grads(&self, grads: &[AffineGradMut<'_>], vectors: &[Option<&mut [f32]>]) -> Result<(), Error> {
         expect_len("grads", self.program.affines.len(), grads.len())?;
         expect_len("dvectors", self.program.vectors.len(), vectors.len())?;
-        for (len, vector) in self.vector_lens().zip(vectors) {
-            vector.as_ref().map_or(Ok(()), |vector| expect_len("dvector", len, vector.len()))?;
+        for (i, (len, vector)) in self.vector_lens().zip(vectors).enumerate() {
+            let Some(vector) = vector else { continue };
+            expect_len("dvector", len, vector.len())?;
+            if !self.program.is_learned(i) {
+                return Err(Error::Setting { operand: "dvector", reason: "a running average has no gradient" });
+            }
         }
         for (i, (map, shape)) in grads.iter().zip(self.shapes()).enumerate() {
             if let Some(dw) = &map.weights {

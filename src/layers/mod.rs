@@ -1,10 +1,12 @@
 //! The layer API: thin, safe, typed. Layers own parameters; everything else is the caller's.
 
 pub(crate) mod block;
+mod fold;
 pub(crate) mod functional;
 mod index;
 pub(crate) mod init;
 pub(crate) mod linear;
+pub(crate) mod norm;
 pub(crate) mod sequence;
 pub(crate) mod stack;
 
@@ -18,7 +20,7 @@ use crate::params::network::Parameters;
 use crate::params::tensor::{TensorMut, TensorRef};
 use crate::program::{Program, Side};
 use crate::run::explain::{Explanation, Purpose, explain};
-use crate::run::record::{Record, record_len};
+use crate::run::record::{Record, open, record_len, rows};
 use crate::run::source::{Slots, Source};
 use crate::run::workspace::Workspace;
 use crate::run::{Network, Wanted, backward, forward};
@@ -57,7 +59,7 @@ pub trait Layer: Compiled + Sized {
     /// Where affine map `index` is: `blocks.3.first`, say.
     fn affine_name(&self, index: usize) -> Place;
 
-    /// Number of vectors of parameters that are no biases: gains and shifts of norms, scales.
+    /// Number of vectors of parameters that are no biases: gains, shifts and running averages of norms, scales.
     fn vector_count(&self) -> usize {
         self.program().vectors.len()
     }
@@ -85,7 +87,56 @@ pub trait Layer: Compiled + Sized {
 
     /// Number of learnable numbers.
     fn parameter_count(&self) -> usize {
-        self.parameters().map(|p| p.shape().0 * p.shape().1).sum()
+        self.parameters().filter(|p| p.role().is_learned()).map(|p| p.shape().0 * p.shape().1).sum()
+    }
+
+    /// Brings the running averages of every BatchNorm up to date with the batch of a recorded pass: running = fma(m, new, (1 - m) running), where m is
+    /// the momentum, new the mean of the batch, and its variance times n / (n - 1). A step of training does so once, when it is sure to count: PyTorch's
+    /// momentum is 0.1, and 1 / (number of the step) gives a plain average. A pass with frozen statistics and a batch of no rows change nothing.
+    ///
+    /// The record is one of [`Layer::forward_to`] or of [`Layer::forward_to_slice`]; that of [`Layer::forward`] is in the workspace
+    /// ([`Workspace::record`]).
+    ///
+    /// ```
+    /// # use resblock::*;
+    /// # fn main() -> Result<(), Error> {
+    /// let mut block = Block::with_form(&BlockForm::resnet_v2(2, 3), &mut Init::he(1))?;
+    /// # let (ctx, mut ws, mut grads, mut adam) = (Context::new()?, Workspace::new(), Gradients::new(&block)?, AdamW::new(1e-3));
+    /// # let (x, mut y, dy) = ([1.0, 2.0, -1.0, 0.0], [0.0; 4], [0.0; 4]);
+    /// let pass = block.forward(&ctx, &mut ws, rows_of(&x, 2)?, rows_of_mut(&mut y, 2)?)?;
+    /// pass.backward(rows_of(&dy, 2)?, None, &mut grads, GradMode::Overwrite)?;
+    /// adam.step(&ctx, &mut block, &grads)?;
+    /// block.update_statistics(ws.record().as_slice(), 0.1)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the momentum is not in [0, 1]; [`Error::Record`] if it is not a record of this network, or its statistics are NaN or
+    /// infinite, as after a batch that holds such values; [`Error::Length`]. Nothing is changed then.
+    fn update_statistics(&mut self, record: &[f32], momentum: f32) -> Result<(), Error> {
+        if !(0.0..=1.0).contains(&momentum) {
+            return Err(Error::Setting { operand: "momentum", reason: "must be in [0, 1]" });
+        }
+        let program = Arc::clone(self.program());
+        let n = rows(record, &program)?;
+        let Some(statistics) = open(record, &program, n, self.inputs())?.statistics.filter(|_| n > 0) else {
+            return Ok(());
+        };
+        let line = |(vector, at): (usize, usize)| &statistics[at..][..program.vectors[vector]];
+        if program.running().flat_map(|(mean, variance)| [mean, variance]).flat_map(line).any(|v| !v.is_finite()) {
+            return Err(Error::Record { reason: "the statistics of its batch are NaN or infinite" });
+        }
+        let unbiased = (n as f64 / (n as f64 - 1.0)) as f32;
+        for (mean, variance) in program.running() {
+            for (place, factor) in [(mean, 1.0), (variance, unbiased)] {
+                let Some(running) = self.vector_mut(place.0) else { continue };
+                for (running, new) in running.as_mut_slice().iter_mut().zip(line(place)) {
+                    *running = momentum.mul_add(new * factor, (1.0 - momentum) * *running);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// y = f(x), nothing kept. x: `n x inputs`, y: `n x outputs`; any strides, any n, 0 included.
@@ -142,7 +193,8 @@ pub trait Layer: Compiled + Sized {
         explain(ctx, self.program(), n, purpose)
     }
 
-    /// Floats of the record of a batch of `n` rows: 32, and a fixed number for each row, whatever threads and block sizes are.
+    /// Floats of the record of a batch of `n` rows: 32, those of the statistics of the batch, and a fixed number for each row, whatever threads and block
+    /// sizes are.
     ///
     /// # Errors
     /// [`Error::Overflow`] if that overflows.

@@ -3,6 +3,7 @@
 use super::block::Block;
 use super::index::Index;
 use super::linear::Linear;
+use super::norm::NormLayer;
 use super::stack::Stack;
 use super::{Compiled, Layer};
 use crate::error::{Error, expect_shape};
@@ -23,6 +24,8 @@ pub enum Node {
     Block(Block),
     /// A stack of blocks.
     Stack(Stack),
+    /// A norm.
+    Norm(NormLayer),
 }
 
 /// The same expression for whichever layer it is.
@@ -32,6 +35,7 @@ macro_rules! with_layer {
             Node::Linear($layer) => $do,
             Node::Block($layer) => $do,
             Node::Stack($layer) => $do,
+            Node::Norm($layer) => $do,
         }
     };
 }
@@ -51,6 +55,12 @@ impl From<Block> for Node {
 impl From<Stack> for Node {
     fn from(layer: Stack) -> Self {
         Self::Stack(layer)
+    }
+}
+
+impl From<NormLayer> for Node {
+    fn from(layer: NormLayer) -> Self {
+        Self::Norm(layer)
     }
 }
 

@@ -8,6 +8,7 @@ use crate::params::gradients::Gradients;
 use crate::params::name::TensorName;
 use crate::params::network::Parameters;
 use crate::params::table::{Row, Table};
+use crate::params::tensor::Spec;
 use crate::team::Team;
 use crate::team::pieces::{Strip, StripPiece, Strips};
 use std::fmt;
@@ -78,9 +79,10 @@ impl<T> UnwindSafe for StripMemory<T> {}
 impl<T> RefUnwindSafe for StripMemory<T> {}
 
 impl State {
-    /// `count` moments of zero for each parameter, and no steps.
+    /// `count` moments of zero for each parameter that is learned, and no steps.
     pub(crate) fn zeros(net: &dyn Parameters, count: usize) -> Result<Self, Error> {
-        let table = Table::new(net, |spec| Ok(Moments { values: zeros(spec.len().saturating_mul(count))?, steps: 0 }))?;
+        let len = |spec: Spec| if spec.name.role.is_learned() { spec.len().saturating_mul(count) } else { 0 };
+        let table = Table::new(net, |spec| Ok(Moments { values: zeros(len(spec))?, steps: 0 }))?;
         Ok(Self { table: Some(table) })
     }
 
@@ -177,10 +179,10 @@ mod saved {
             self.table.as_ref().map_or(Ok(()), |table| table.check("optimiser state", net))
         }
 
-        /// Moment `at` of parameter `index`. None before they are made.
+        /// Moment `at` of parameter `index`. None before they are made, and of what is not learned.
         pub(crate) fn moment(&self, index: usize, at: usize) -> Option<TensorRef<'_>> {
             let Row { spec, value } = self.rows().get(index)?;
-            let values = &value.values[at * spec.len()..][..spec.len()];
+            let values = value.values.get(at * spec.len()..)?.get(..spec.len())?;
             Some(TensorRef::new(spec.name, PanelRef::new(values, spec.rows, spec.cols)))
         }
 

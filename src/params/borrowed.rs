@@ -25,7 +25,7 @@ pub struct AffineGradMut<'a> {
 pub struct ParamsRef<'a> {
     /// The affine maps, in the order of [`crate::Layer::affine`].
     pub affines: &'a [AffineRef<'a>],
-    /// Gains, shifts and scales, in the order of [`crate::Layer::vector`].
+    /// Gains, shifts, running averages and scales, in the order of [`crate::Layer::vector`].
     pub vectors: &'a [&'a [f32]],
 }
 
@@ -52,7 +52,7 @@ impl<'a> From<&'a Vec<AffineRef<'a>>> for ParamsRef<'a> {
 pub struct GradsMut<'g, 'm> {
     /// Of the affine maps, in the order of [`crate::Layer::affine`].
     pub affines: &'g mut [AffineGradMut<'m>],
-    /// Of gains, shifts and scales, in the order of [`crate::Layer::vector`]. None: not wanted.
+    /// Of gains, shifts and scales, in the order of [`crate::Layer::vector`]. None: not wanted, or a running average, which has none.
     pub vectors: &'g mut [Option<&'m mut [f32]>],
 }
 

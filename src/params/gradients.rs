@@ -17,14 +17,15 @@ pub(super) const VALUES_PER_THREAD: usize = 32 << 10;
 /// The parameter gradients of a network: made once, written by every backward pass.
 #[derive(Debug, Clone)]
 pub struct Gradients {
-    /// Stored as the parameters are: an optimiser is elementwise on both. What was declined is None.
+    /// Stored as the parameters are: an optimiser is elementwise on both. What was declined or is not learned is None.
     table: Table<Option<PanelMat>>,
 }
 
 impl Gradients {
-    /// Zero gradients for every parameter of a network.
+    /// Zero gradients for every parameter of a network that is learned.
     pub(crate) fn of(net: &dyn Parameters) -> Result<Self, Error> {
-        Ok(Self { table: Table::new(net, |spec| PanelMat::zeros(spec.rows, spec.cols).map(Some))? })
+        let zeros = |spec: Spec| spec.name.role.is_learned().then(|| PanelMat::zeros(spec.rows, spec.cols)).transpose();
+        Ok(Self { table: Table::new(net, zeros)? })
     }
 
     /// Declines the gradients of all tensors that `which` says: backward no longer computes them, optimisers leave those parameters as

@@ -16,16 +16,27 @@ pub enum Role {
     Shift,
     /// What a branch is multiplied by: one number, or one for each output.
     Scale,
+    /// The running average of the mean of a BatchNorm, one number for each feature. It has no gradient.
+    RunningMean,
+    /// The running average of the variance of a BatchNorm, one number for each feature. It has no gradient.
+    RunningVariance,
 }
 
 impl Role {
     /// Every role.
     #[cfg(feature = "safetensors")]
-    pub(crate) const ALL: [Self; 5] = [Self::Weight, Self::Bias, Self::Gain, Self::Shift, Self::Scale];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Weight, Self::Bias, Self::Gain, Self::Shift, Self::Scale, Self::RunningMean, Self::RunningVariance];
 
     /// Whether it is stored as panels of its transpose: weights are, (inputs, outputs).
     pub(crate) fn is_transposed(self) -> bool {
         self == Role::Weight
+    }
+
+    /// Whether it is learned: has a gradient, by which optimisers change it. Running averages are not; a step brings them up to date by itself
+    /// ([`crate::Layer::update_statistics`]).
+    pub fn is_learned(self) -> bool {
+        !matches!(self, Role::RunningMean | Role::RunningVariance)
     }
 }
 
@@ -37,6 +48,8 @@ impl fmt::Display for Role {
             Role::Gain => "gain",
             Role::Shift => "shift",
             Role::Scale => "scale",
+            Role::RunningMean => "running_mean",
+            Role::RunningVariance => "running_var",
         })
     }
 }
@@ -65,6 +78,8 @@ pub enum Part {
     BranchNorm,
     /// The branch of a [`crate::Block`], which may have a scale.
     Branch,
+    /// The only one of a [`crate::NormLayer`].
+    Norm,
     /// The input projection of a [`crate::Stack`].
     Input,
     /// The output projection of a [`crate::Stack`].
@@ -74,7 +89,7 @@ pub enum Part {
 impl Part {
     /// Every part.
     #[cfg(feature = "safetensors")]
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Linear,
         Self::First,
         Self::Second,
@@ -85,6 +100,7 @@ impl Part {
         Self::PostNorm,
         Self::BranchNorm,
         Self::Branch,
+        Self::Norm,
         Self::Input,
         Self::Output,
     ];
@@ -123,6 +139,7 @@ impl fmt::Display for Part {
             Part::PostNorm => "post_norm",
             Part::BranchNorm => "branch_norm",
             Part::Branch => "branch",
+            Part::Norm => "norm",
             Part::Input => "input",
             Part::Output => "output",
         })

@@ -1,48 +1,15 @@
 //! A block of two weight layers, [`BlockForm`]: the steps of every form, its adjoint, and its specification.
 
+use super::elementwise::{Slope, activate, each};
 use super::linear::linear;
-use super::norm::{Emitted, NormOut, norm, norm_backward};
+use super::norm::{Emitted, NormOut, NormTensors, Statistics, norm, norm_backward};
 use super::spec::{Real, input_gradient, row_sum, times_derivative, weight_gradient};
 use crate::Activation;
 use crate::gemm::epilogue::{Aux, Post, Scale};
-use crate::program::form::{BlockForm, BranchScale, Dropout, Norm, Skip};
+use crate::program::form::{BlockForm, BranchScale, Dropout, Skip};
+use crate::program::norm::Norm;
 use crate::program::{Beside, Builder, GemmStep, Grad, MOST_POSTS, Posts, Side, Step, Val, Vector};
 use crate::random::{Draw, Mask};
-
-/// An activation that has been emitted: how its derivative is told.
-#[derive(Debug, Clone, Copy)]
-enum Slope {
-    /// It is the identity.
-    One,
-    /// Kept beside the result.
-    Kept(Val),
-    /// From the result.
-    Told(Val),
-}
-
-impl Slope {
-    /// Of `phi`, whose result is `out` and stays so, or is hidden by what is done to it next.
-    fn new(b: &mut Builder, phi: Activation, out: Val, stays: bool) -> Self {
-        match phi {
-            Activation::Identity => Slope::One,
-            _ if stays && phi.differentiates_from_output() => Slope::Told(out),
-            _ => Slope::Kept(b.value("slope", b.cols(out))),
-        }
-    }
-
-    fn aux(self) -> Option<Beside<Val>> {
-        if let Slope::Kept(to) = self { Some(Beside { what: Aux::Slope, to }) } else { None }
-    }
-
-    /// What a gradient is multiplied by.
-    fn post(self) -> Option<Post<Val>> {
-        match self {
-            Slope::One => None,
-            Slope::Kept(slope) => Some(Post::Times(slope)),
-            Slope::Told(h) => Some(Post::Mask(h)),
-        }
-    }
-}
 
 /// What is added to a gradient on its way down, and times what.
 type Added = Option<(f32, Val)>;
@@ -53,28 +20,6 @@ fn add((factor, v): (f32, Val)) -> Post<Val> {
 
 fn gemm(a: Val, affine: usize, side: Side, posts: Posts<Val>, out: Val) -> GemmStep<Val> {
     GemmStep { a, affine, side, onto: false, posts, aux: None, out }
-}
-
-/// out = phi(a), a pass of its own. `leaves`: whether the result may go to the caller, so that it is on no record.
-fn activate(b: &mut Builder, phi: Activation, a: Val, leaves: bool) -> (Val, Slope) {
-    if phi == Activation::Identity {
-        return (a, Slope::One);
-    }
-    let out = b.value("a", b.cols(a));
-    let slope = Slope::new(b, phi, out, !leaves);
-    b.step(Step::Each { a, posts: Posts::from_iter([Post::Act(phi)]), aux: slope.aux(), out });
-    (out, slope)
-}
-
-/// out = posts(a), unless there is nothing to do.
-fn each(b: &mut Builder, name: &'static str, a: Val, posts: impl IntoIterator<Item = Post<Val>>) -> Val {
-    let mut posts = posts.into_iter().peekable();
-    if posts.peek().is_none() {
-        return a;
-    }
-    let out = b.value(name, b.cols(a));
-    b.step(Step::Each { a, posts: posts.collect(), aux: None, out });
-    out
 }
 
 /// A block on its way from forward to backward.
@@ -276,7 +221,7 @@ impl Emission {
         // Down to r, the sum of skip and branch.
         let dr = match self.post_norm {
             Some(norm) => norm.adjoint(b, dy, None),
-            None => each(b, "dr", dy, self.post_slope.post()),
+            None => self.post_slope.times(b, "dr", dy),
         };
         let skip: Added = match (form.skip, self.shortcut) {
             (Skip::Identity, _) => Some((form.skip_scale, dr)),
@@ -456,8 +401,8 @@ pub struct BlockTensors<T> {
     pub second: MapTensors<T>,
     /// Ws, bs.
     pub shortcut: Option<MapTensors<T>>,
-    /// γ and β of the norms: of the input, before φ, after the skip, of the branch.
-    pub norms: [[Option<Vec<T>>; 2]; 4],
+    /// Those of the norms: of the input, before φ, after the skip, of the branch.
+    pub norms: [NormTensors<T>; 4],
     /// λ: of length 1 if it is one number.
     pub scale: Option<Vec<T>>,
 }
@@ -467,9 +412,7 @@ impl<T: Real> BlockTensors<T> {
     pub fn filled(form: &BlockForm, value: T) -> Self {
         let BlockForm { inputs: d, hidden: h, outputs: m, .. } = *form;
         let map = |k: usize, m: usize| MapTensors { w: vec![value; k * m], b: form.biases.then(|| vec![value; m]) };
-        let norm = |norm: Option<Norm>, width: usize| {
-            [norm.is_some_and(|n| n.gain), norm.is_some_and(|n| n.shift)].map(|there| there.then(|| vec![value; width]))
-        };
+        let norm = |norm: Option<Norm>, width: usize| NormTensors::filled(norm, width, value);
         Self {
             first: map(d, h),
             third: form.gated.then(|| map(d, h)),
@@ -512,6 +455,14 @@ pub struct FormOut<T> {
     pub y: Vec<T>,
 }
 
+impl<T> FormOut<T> {
+    /// Mean and variance of each BatchNorm, as far as they are the batch's, in the order of the block's vectors.
+    pub fn statistics(&self) -> impl Iterator<Item = &[Vec<T>; 2]> {
+        let norms = [&self.pre_norm, &self.inner_norm, &self.branch_norm, &self.post_norm];
+        norms.into_iter().filter_map(|norm| norm.as_ref()?.statistics.as_ref())
+    }
+}
+
 fn activated<T: Real>(z: &[T], phi: Activation) -> Vec<T> {
     z.iter().map(|z| if phi == Activation::Identity { *z } else { z.activate(phi) }).collect()
 }
@@ -547,16 +498,21 @@ fn scale<T: Real>(form: &BlockForm, p: &BlockTensors<T>, j: usize) -> Option<T> 
 
 /// A block of any form on `n` rows: the formula of [`BlockForm`].
 ///
-/// With a draw, some of it is dropped: the block is then part number 0 of its network.
-pub fn form<T: Real>(form: &BlockForm, n: usize, x: &[T], p: &BlockTensors<T>, draw: Option<Draw>) -> FormOut<T> {
+/// With a draw, some of it is dropped: the block is then part number 0 of its network. Each BatchNorm has its statistics from where `from` says.
+pub fn form<T: Real>(
+    form: &BlockForm,
+    n: usize,
+    x: &[T],
+    p: &BlockTensors<T>,
+    draw: Option<Draw>,
+    from: Statistics,
+) -> FormOut<T> {
     let BlockForm { inputs: d, hidden: width, outputs: m, .. } = *form;
     let map = |k, m, x: &[T], map: &MapTensors<T>| {
         linear((n, k, m), x, &map.w, map.b.as_deref(), Activation::Identity, None).z
     };
-    let normed = |at: usize, kind: Option<Norm>, width, x: &[T]| {
-        let [gain, shift] = &p.norms[at];
-        kind.map(|kind| norm((n, width), x, kind, gain.as_deref(), shift.as_deref()))
-    };
+    let normed =
+        |at: usize, kind: Option<Norm>, width, x: &[T]| kind.map(|kind| norm((n, width), x, kind, &p.norms[at], from));
     let of = |norm: &Option<NormOut<T>>, x: &[T]| norm.as_ref().map_or_else(|| x.to_vec(), |norm| norm.out.clone());
 
     let pre_norm = normed(0, form.pre_norm, d, x);
@@ -607,16 +563,7 @@ pub fn form_backward<T: Real>(
     let norm_adjoint =
         |at: usize, kind: Option<Norm>, width, out: &Option<NormOut<T>>, dn: Vec<T>, grads: &mut BlockTensors<T>| {
             let (Some(kind), Some(out)) = (kind, out) else { return dn };
-            let [dgain, dshift] = &mut grads.norms[at];
-            norm_backward(
-                (n, width),
-                kind,
-                p.norms[at][0].as_deref(),
-                out,
-                &dn,
-                dgain.as_deref_mut(),
-                dshift.as_deref_mut(),
-            )
+            norm_backward((n, width), kind, &p.norms[at], out, &dn, &mut grads.norms[at])
         };
     let derive =
         |g: Vec<T>, z: &[T], phi| -> Vec<T> { g.iter().zip(z).map(|(&g, &z)| times_derivative(g, z, phi)).collect() };

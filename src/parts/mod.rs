@@ -5,6 +5,7 @@
 //! memory are not its business.
 
 pub(crate) mod block;
+mod elementwise;
 pub(crate) mod linear;
 pub(crate) mod norm;
 pub(crate) mod spec;
@@ -43,6 +44,7 @@ impl Form {
         match self {
             Form::Linear(form) => form.formula(),
             Form::Block(form) => form.formula(),
+            Form::Norm(form) => form.formula(),
         }
     }
 
@@ -51,6 +53,7 @@ impl Form {
         match self {
             Form::Linear(form) => form.emit(b, x),
             Form::Block(form) => form.emit(b, x),
+            Form::Norm(form) => form.emit(b, x),
         }
     }
 }

@@ -4,6 +4,12 @@ use crate::Activation;
 
 /// A number type that the specification can be read in.
 pub trait Real: Copy + PartialEq + std::fmt::Debug {
+    /// What the moments of a batch are kept in on the way: f64 for f32.
+    type Wide: Real;
+    /// The same number, wider.
+    fn wide(self) -> Self::Wide;
+    /// Rounded back.
+    fn narrow(wide: Self::Wide) -> Self;
     /// Zero.
     const ZERO: Self;
     /// self * a + b, rounded once.
@@ -29,6 +35,13 @@ pub trait Real: Copy + PartialEq + std::fmt::Debug {
 }
 
 impl Real for f32 {
+    type Wide = f64;
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
+    fn narrow(wide: f64) -> f32 {
+        wide as f32
+    }
     const ZERO: f32 = 0.0;
     fn fma(self, a: f32, b: f32) -> f32 {
         self.mul_add(a, b)
@@ -65,6 +78,13 @@ impl Real for f32 {
 const SQRT_2_OVER_PI: f64 = 0.797_884_560_802_865_4;
 
 impl Real for f64 {
+    type Wide = f64;
+    fn wide(self) -> f64 {
+        self
+    }
+    fn narrow(wide: f64) -> f64 {
+        wide
+    }
     const ZERO: f64 = 0.0;
     fn fma(self, a: f64, b: f64) -> f64 {
         self.mul_add(a, b)
@@ -243,6 +263,24 @@ pub(super) fn row_sum<T: Real>(d: usize, step: impl Fn(usize, T) -> T) -> T {
         }
     }
     lanes[0]
+}
+
+/// Mean and variance of some values: by pieces of 32, each with its mean and the sum of squares around that, in a chain each; pieces are combined
+/// in order (Chan, Golub, LeVeque 1979).
+pub(super) fn moments<T: Real>(values: impl Iterator<Item = T>) -> (T, T) {
+    let all: Vec<T> = values.collect();
+    let number = |n: usize| T::Wide::number(n as f32);
+    let (mut mean, mut squares, mut count) = (T::Wide::ZERO, T::Wide::ZERO, 0);
+    for piece in all.chunks(32) {
+        let centre = piece.iter().fold(T::ZERO, |sum, x| sum.add(*x)).div(T::number(piece.len() as f32));
+        let around = piece.iter().map(|x| x.sub(centre)).fold(T::ZERO, |sum, x| x.fma(x, sum));
+        let share = number(piece.len()).div(number(count + piece.len()));
+        let delta = centre.wide().sub(mean);
+        mean = mean.add(delta.mul(share));
+        squares = squares.add(around.wide()).add(delta.mul(delta).mul(number(count).mul(share)));
+        count += piece.len();
+    }
+    (T::narrow(mean), T::narrow(squares.div(number(count))))
 }
 
 /// g * phi'(z); the identity multiplies by nothing.

@@ -1,5 +1,6 @@
 //! Forms: what a part of a network computes, as data. How is in `crate::parts`.
 
+use super::norm::Norm;
 use crate::Activation;
 use crate::error::{Error, expect_shape};
 use crate::random;
@@ -9,6 +10,15 @@ use crate::random;
 pub(crate) enum Form {
     Linear(Linear),
     Block(BlockForm),
+    Norm(NormForm),
+}
+
+/// y = phi(N(x)).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct NormForm {
+    pub(crate) width: usize,
+    pub(crate) norm: Norm,
+    pub(crate) phi: Activation,
 }
 
 /// y = phi(x Wᵀ + b) (+ x).
@@ -31,52 +41,6 @@ pub enum Skip {
     None,
     /// y = x Wsᵀ + bs + G(x): residual, where the width changes. Of blocks alone.
     Projection,
-}
-
-/// A norm of each row: x̂ = (x - mean) / sqrt(variance + ε), and then γ x̂ + β.
-///
-/// The variance is that of the row itself, divided by the number of features. Sums are 16 chains, one for each column modulo 16,
-/// and a fixed tree over these; variance in a second pass over x - mean: the same bits whatever batch a row comes in.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Norm {
-    /// Whether the mean is subtracted (LayerNorm) or not (RMSNorm: the variance is then the mean of squares).
-    pub centred: bool,
-    /// ε, larger than 0.
-    pub epsilon: f32,
-    /// Whether there is a γ, one for each feature.
-    pub gain: bool,
-    /// Whether there is a β, one for each feature.
-    pub shift: bool,
-}
-
-impl Norm {
-    /// LayerNorm (Ba et al. 2016), with gain and shift. ε is 1e-5 in PyTorch, 1e-12 in BERT.
-    pub const fn layer(epsilon: f32) -> Self {
-        Self { centred: true, epsilon, gain: true, shift: true }
-    }
-
-    /// RMSNorm (Zhang and Sennrich 2019), with a gain. ε is 1e-6 in T5, 1e-5 in Llama.
-    pub const fn rms(epsilon: f32) -> Self {
-        Self { centred: false, epsilon, gain: true, shift: false }
-    }
-
-    /// What it is, in words. Files have these, to tell networks apart (`checkpoint::architecture`): they do not change.
-    pub(crate) fn formula(self) -> String {
-        let name = if self.centred { "LayerNorm" } else { "RMSNorm" };
-        let gain = if self.gain { ", γ" } else { "" };
-        format!("{name}(ε {}{gain}{})", self.epsilon, if self.shift { ", β" } else { "" })
-    }
-
-    fn check(self, operand: &'static str, width: usize) -> Result<(), Error> {
-        let Self { epsilon, .. } = self;
-        if !(epsilon > 0.0 && epsilon.is_finite()) {
-            return Err(Error::Setting { operand: "epsilon", reason: "of a norm must be finite and larger than 0" });
-        }
-        if width == 0 {
-            return Err(Error::Setting { operand, reason: "there is no norm of no features" });
-        }
-        Ok(())
-    }
 }
 
 /// What the branch of a block is multiplied by before the skip is added.
@@ -185,15 +149,29 @@ impl BlockForm {
         }
     }
 
-    /// ResNet v1, dense (He et al. 2016a), without its norms, which were of the batch: y = ReLU(x + F).
+    /// ResNet v1, dense (He et al. 2016a): BatchNorm after each weight layer, ReLU after the first and after the skip; no biases, which BatchNorm
+    /// would take away.
     pub const fn resnet_v1(d: usize, h: usize) -> Self {
-        Self { post_activation: Activation::Relu, ..Self::new(d, h, Activation::Relu) }
+        let norm = Some(Norm::batch(1e-5));
+        Self {
+            inner_norm: norm,
+            branch_norm: norm,
+            post_activation: Activation::Relu,
+            biases: false,
+            ..Self::new(d, h, Activation::Relu)
+        }
     }
 
-    /// ResNet v2, dense (He et al. 2016b): norm and ReLU before each weight layer, with LayerNorm in the place of BatchNorm.
+    /// ResNet v2, dense (He et al. 2016b): BatchNorm and ReLU before each weight layer.
     pub const fn resnet_v2(d: usize, h: usize) -> Self {
-        let norm = Some(Norm::layer(1e-5));
+        let norm = Some(Norm::batch(1e-5));
         Self { pre_norm: norm, pre_activation: Activation::Relu, inner_norm: norm, ..Self::new(d, h, Activation::Relu) }
+    }
+
+    /// The block of the tabular ResNet (Gorishniy et al. 2021): BatchNorm, ReLU between the weight layers, dropout of h and of the branch. Its network
+    /// is a linear layer, such blocks, and BatchNorm, ReLU ([`crate::NormLayer`]) and a linear layer.
+    pub const fn tabular(d: usize, h: usize, dropout: Dropout) -> Self {
+        Self { pre_norm: Some(Norm::batch(1e-5)), dropout, ..Self::new(d, h, Activation::Relu) }
     }
 
     /// The feed-forward block of GPT-2 (Radford et al. 2019): pre-LayerNorm, tanh GELU.
@@ -259,6 +237,11 @@ impl BlockForm {
         Self { branch_scale: BranchScale::Constant(dt), ..Self::new(d, h, activation) }
     }
 
+    /// Whether its branch has a scale that is learned.
+    pub(crate) fn has_scale(&self) -> bool {
+        !matches!(self.branch_scale, BranchScale::Constant(_))
+    }
+
     /// Whether it is y = x + φ(x W1ᵀ + b1) W2ᵀ + b2, or without x, and no more.
     pub(crate) fn is_bare(&self) -> bool {
         let Self { inputs, hidden, outputs, biases, activation, skip, init_scales, .. } = *self;
@@ -310,6 +293,7 @@ impl Form {
         match self {
             Form::Linear(form) => form.inputs,
             Form::Block(form) => form.inputs,
+            Form::Norm(form) => form.width,
         }
     }
 }

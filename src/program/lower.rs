@@ -4,7 +4,7 @@
 //! are left. Which piece that is, and where in it, is the same for every row block; so it is worked out here, and a call only cuts.
 
 use super::memory::{Home, Memory};
-use super::{Program, Step, Use, Val, wide};
+use super::{BatchStep, Program, Step, Use, Val, wide};
 use std::iter;
 
 /// One of the two pieces of memory of a row block, or the parameters.
@@ -14,6 +14,8 @@ pub(crate) enum Region {
     Local,
     /// Vectors of parameters, by number.
     Parameters,
+    /// Statistics of the batch.
+    Statistics,
 }
 
 /// The operand of a step, resolved. Distances are in floats a row.
@@ -28,7 +30,7 @@ pub(crate) struct Operand {
     pub(crate) own: bool,
     /// Whether the place has room for a chunk of the columns alone.
     pub(crate) chunk: bool,
-    /// Where it starts in the piece; the number of a vector.
+    /// Where it starts in the piece, or among the statistics; the number of a vector.
     pub(crate) at: usize,
     /// Columns of the value.
     pub(crate) cols: usize,
@@ -84,6 +86,14 @@ pub(crate) struct Lowered {
     pub(crate) local: Cuts,
 }
 
+/// Statistics of the batch that are taken once all rows have been through the lowered steps before it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Barrier {
+    /// The number of the next lowered step.
+    pub(crate) before: usize,
+    pub(crate) what: BatchStep<Val>,
+}
+
 /// How steps are lowered.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lowering<'a> {
@@ -95,9 +105,15 @@ pub(crate) struct Lowering<'a> {
 
 impl Lowering<'_> {
     /// Lowers some steps. What has nothing to do is left out: its result is not wanted, or the caller does not give what it loads.
-    pub(crate) fn steps(&self, steps: &[Step<Val>], lowered: &mut Vec<Lowered>) {
+    pub(crate) fn steps(&self, steps: &[Step<Val>], lowered: &mut Vec<Lowered>, barriers: &mut Vec<Barrier>) {
         for step in steps {
             match (*step, self.chunk) {
+                (Step::Batch(what), _) => {
+                    let (BatchStep::Moments { mean, .. } | BatchStep::Slopes { mean, .. }) = what;
+                    if let Home::Statistic(_) = self.memory.home(mean) {
+                        barriers.push(Barrier { before: lowered.len(), what });
+                    }
+                }
                 (Step::Chunks { first, second, last }, None) => {
                     let gemms = iter::once(first).chain(second).chain(last);
                     lowered.extend(gemms.filter_map(|g| self.step(&Step::Gemm(g))));
@@ -116,6 +132,7 @@ impl Lowering<'_> {
                 Home::None => None,
                 Home::Caller => Some((None, 0, cols)),
                 Home::Parameter(number) => Some((Some(Region::Parameters), number, cols)),
+                Home::Statistic(at) => Some((Some(Region::Statistics), at, cols)),
                 Home::Record(at) => Some((Some(Region::Record), at, cols)),
                 Home::Local(at) => Some((Some(Region::Local), at, cols)),
                 Home::Chunk(at) => Some((Some(Region::Local), at, cols.min(chunk.unwrap_or(cols)))),
@@ -130,9 +147,10 @@ impl Lowering<'_> {
         let step = step.map(|val, of| {
             let (region, at, span) = home(val)?;
             let cuts = if region == Some(Region::Record) { &record } else { &local };
-            let own = if region == Some(Region::Parameters) { None } else { cuts.place(at, wide(span)) };
+            let line = matches!(region, Some(Region::Parameters | Region::Statistics));
+            let own = if line { None } else { cuts.place(at, wide(span)) };
             let (piece, start) = match own {
-                _ if region == Some(Region::Parameters) => (0, 0),
+                _ if line => (0, 0),
                 Some(place) => (place, at),
                 None => cuts.piece(at),
             };

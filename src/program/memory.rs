@@ -8,7 +8,7 @@
 //! the group). Values whose moments do not meet may share a place. They are taken in the order of their first moments, so one pass is
 //! enough: each takes the lowest gap that is free from its first moment on.
 
-use super::{Grad, Part, Port, Program, Step, Use, Val};
+use super::{Grad, Part, Port, Program, Step, Use, Val, Value};
 use crate::error::Error;
 use crate::gemm::buffers::room;
 use std::iter;
@@ -23,6 +23,8 @@ pub(crate) enum Home {
     Caller,
     /// A vector of parameters, by its number.
     Parameter(usize),
+    /// Among the statistics of the batch, from so many floats on.
+    Statistic(usize),
     /// On the record of the row block, from so many floats a row on.
     Record(usize),
     /// In local memory.
@@ -35,6 +37,8 @@ pub(crate) enum Home {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Memory {
     homes: Vec<Home>,
+    /// Whether statistics of the batch are taken.
+    statistics: bool,
     /// Floats of local memory for each row.
     pub(crate) local_width: usize,
     // Kept so that planning again takes no new memory:
@@ -77,6 +81,8 @@ pub(crate) struct ForwardUse {
     pub(crate) skip: bool,
     /// Columns of a chunk; all of them where threads share columns.
     pub(crate) chunk: usize,
+    /// Whether statistics are those of the batch.
+    pub(crate) statistics: bool,
 }
 
 impl Memory {
@@ -87,7 +93,8 @@ impl Memory {
 
     /// Plans a forward pass, after `begin`. None if a size overflows.
     pub(crate) fn forward(&mut self, program: &Program, calls_for: ForwardUse) -> Option<()> {
-        let ForwardUse { record, skip, chunk } = calls_for;
+        let ForwardUse { record, skip, chunk, statistics } = calls_for;
+        self.statistics = statistics;
         let steps = || program.parts.iter().flat_map(|part| &part.forward);
         // What is wanted: the result, what backward reads, and what a step reads that computes something wanted.
         self.lives[program.y.index()].wanted = true;
@@ -99,8 +106,8 @@ impl Memory {
             self.live(step, moment);
         }
         for (val, value) in program.vals() {
-            self.homes[val.index()] = match (value.kept, value.vector) {
-                (_, Some(number)) => Home::Parameter(number),
+            self.homes[val.index()] = match (value.kept, self.line(value, self.lives[val.index()].wanted)) {
+                (_, Some(line)) => line,
                 _ if val == program.y => Home::Caller,
                 (Some(at), _) if record => Home::Record(at),
                 _ if self.lives[val.index()].wanted => Home::Local(0),
@@ -130,13 +137,25 @@ impl Memory {
         }
     }
 
+    /// Where a value is that has a line for all rows, if it is one.
+    fn line(&self, value: &Value, wanted: bool) -> Option<Home> {
+        match (value.statistic, value.vector) {
+            (Some(at), _) if self.statistics && wanted => Some(Home::Statistic(at)),
+            (Some(_), _) if self.statistics => Some(Home::None),
+            (_, Some(number)) => Some(Home::Parameter(number)),
+            (Some(_), None) => Some(Home::None),
+            (None, None) => None,
+        }
+    }
+
     /// Plans a backward pass whose parts are taken in `groups`, from the last one down, after `begin`. None if a size overflows.
     pub(crate) fn backward(
         &mut self,
         program: &Program,
         groups: impl Iterator<Item = Range<usize>>,
-        dx_wanted: bool,
+        (dx_wanted, statistics): (bool, bool),
     ) -> Option<()> {
+        self.statistics = statistics;
         self.lives[program.dx.index()].wanted = dx_wanted;
         for Part { backward, grads, .. } in &program.parts {
             grads.iter().flat_map(Grad::reads).for_each(|val| self.lives[val.index()].wanted = true);
@@ -149,8 +168,8 @@ impl Memory {
             }
         }
         for (val, value) in program.vals() {
-            self.homes[val.index()] = match (value.kept, value.vector) {
-                (_, Some(number)) => Home::Parameter(number),
+            self.homes[val.index()] = match (value.kept, self.line(value, self.lives[val.index()].wanted)) {
+                (_, Some(line)) => line,
                 (Some(at), _) => Home::Record(at),
                 _ if !self.lives[val.index()].wanted => Home::None,
                 _ if val == program.dx => Home::Caller,
@@ -175,6 +194,9 @@ impl Memory {
 
     /// The step without what is not wanted of it; None if that is all of it.
     fn wanted(&self, step: &Step<Val>) -> Option<Step<Val>> {
+        if matches!(step, Step::Batch(_)) && !self.statistics {
+            return None;
+        }
         step.map(|val, of| (of == Use::Read || self.lives[val.index()].wanted).then_some(val))
     }
 

@@ -19,6 +19,7 @@
 pub(crate) mod form;
 pub(crate) mod lower;
 pub(crate) mod memory;
+pub(crate) mod norm;
 
 use crate::Activation;
 use crate::error::{Error, expect_len};
@@ -58,6 +59,8 @@ pub(crate) struct Value {
     pub(crate) kept: Option<usize>,
     /// The number of the vector of parameters that every row of it is, if it is one.
     pub(crate) vector: Option<usize>,
+    /// Where it starts among the statistics of a call, if it is one of the batch: of running averages, where a call takes its own.
+    pub(crate) statistic: Option<usize>,
 }
 
 impl Value {
@@ -178,6 +181,11 @@ pub(crate) enum Step<V> {
     /// out = the norm of each row.
     Norm(NormStep<V>),
     NormAdjoint(NormAdjointStep<V>),
+    /// Sums down the columns of the whole batch: what follows waits until all rows have been there.
+    Batch(BatchStep<V>),
+    /// out = the norm of each column, by statistics that are there.
+    BatchNorm(BatchNormStep<V>),
+    BatchNormAdjoint(BatchNormAdjointStep<V>),
     /// The squared norm of each row, if the caller asks for it: of the gradient of the output of part number `part`.
     Probe {
         part: usize,
@@ -188,7 +196,7 @@ pub(crate) enum Step<V> {
 /// See [`crate::gemm::norm::Norm`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NormStep<V> {
-    pub(crate) norm: form::Norm,
+    pub(crate) norm: norm::Norm,
     pub(crate) a: V,
     pub(crate) gain: Option<V>,
     pub(crate) shift: Option<V>,
@@ -201,11 +209,49 @@ pub(crate) struct NormStep<V> {
 /// See [`crate::gemm::norm::NormAdjoint`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NormAdjointStep<V> {
-    pub(crate) norm: form::Norm,
+    pub(crate) norm: norm::Norm,
     pub(crate) dn: V,
     pub(crate) gain: Option<V>,
     pub(crate) normal: V,
     pub(crate) rate: V,
+    pub(crate) skip: Option<(f32, V)>,
+    pub(crate) out: V,
+}
+
+/// Statistics of the batch, one number for each column. They are not taken where statistics are frozen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum BatchStep<V> {
+    /// See [`crate::gemm::moments::moments`].
+    Moments { a: V, mean: V, variance: V },
+    /// mean = Σ dn / n, slope = Σ fma(dn, x̂, ·) / n, over the n rows in order.
+    Slopes { dn: V, normal: V, mean: V, slope: V },
+}
+
+/// See [`crate::gemm::batch_norm::BatchNorm`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BatchNormStep<V> {
+    pub(crate) norm: norm::Norm,
+    pub(crate) a: V,
+    pub(crate) mean: V,
+    pub(crate) variance: V,
+    pub(crate) gain: Option<V>,
+    pub(crate) shift: Option<V>,
+    /// x̂, where it is not `out`.
+    pub(crate) normal: Option<V>,
+    pub(crate) out: V,
+}
+
+/// See [`crate::gemm::batch_norm::BatchNormAdjoint`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BatchNormAdjointStep<V> {
+    pub(crate) norm: norm::Norm,
+    pub(crate) dn: V,
+    pub(crate) gain: Option<V>,
+    pub(crate) normal: V,
+    pub(crate) variance: V,
+    /// Mean of dn, and of dn x̂. What is not there is 0: statistics are frozen.
+    pub(crate) mean: Option<V>,
+    pub(crate) slope: Option<V>,
     pub(crate) skip: Option<(f32, V)>,
     pub(crate) out: V,
 }
@@ -281,6 +327,43 @@ impl<V: Copy> Step<V> {
                     out: f(*out, Use::Write)?,
                 })
             }
+            Step::Batch(BatchStep::Moments { a, mean, variance }) => Step::Batch(BatchStep::Moments {
+                a: f(*a, Use::Read)?,
+                mean: f(*mean, Use::Write)?,
+                variance: f(*variance, Use::Write)?,
+            }),
+            Step::Batch(BatchStep::Slopes { dn, normal, mean, slope }) => Step::Batch(BatchStep::Slopes {
+                dn: f(*dn, Use::Read)?,
+                normal: f(*normal, Use::Read)?,
+                mean: f(*mean, Use::Write)?,
+                slope: f(*slope, Use::Write)?,
+            }),
+            Step::BatchNorm(BatchNormStep { norm, a, mean, variance, gain, shift, normal, out }) => {
+                Step::BatchNorm(BatchNormStep {
+                    norm: *norm,
+                    a: f(*a, Use::Read)?,
+                    mean: f(*mean, Use::Read)?,
+                    variance: f(*variance, Use::Read)?,
+                    gain: gain.and_then(|v| f(v, Use::Read)),
+                    shift: shift.and_then(|v| f(v, Use::Read)),
+                    normal: normal.and_then(|v| f(v, Use::Write)),
+                    out: f(*out, Use::Write)?,
+                })
+            }
+            Step::BatchNormAdjoint(step) => {
+                let BatchNormAdjointStep { norm, dn, gain, normal, variance, mean, slope, skip, out } = *step;
+                Step::BatchNormAdjoint(BatchNormAdjointStep {
+                    norm,
+                    dn: f(dn, Use::Read)?,
+                    gain: gain.and_then(|v| f(v, Use::Read)),
+                    normal: f(normal, Use::Read)?,
+                    variance: f(variance, Use::Read)?,
+                    mean: mean.and_then(|v| f(v, Use::Read)),
+                    slope: slope.and_then(|v| f(v, Use::Read)),
+                    skip: skip.and_then(|(factor, v)| Some((factor, f(v, Use::Read)?))),
+                    out: f(out, Use::Write)?,
+                })
+            }
             Step::Probe { part, a } => Step::Probe { part: *part, a: f(*a, Use::Read)? },
         })
     }
@@ -346,6 +429,8 @@ pub struct Program {
     pub(crate) widest: usize,
     /// Floats of record for each row, None if that overflows.
     pub(crate) record_width: Option<usize>,
+    /// Floats of the statistics of a batch: those that a record holds, and with those of a backward pass.
+    pub(crate) statistics: (usize, usize),
     /// Equal for programs of equal forms: by it a record is known.
     pub(crate) fingerprint: u64,
 }
@@ -379,6 +464,17 @@ impl Program {
     /// Every value, with its number.
     pub(crate) fn vals(&self) -> impl Iterator<Item = (Val, &Value)> {
         self.values.iter().enumerate().map(|(i, value)| (Val::new(i), value))
+    }
+
+    /// Mean and variance of each BatchNorm: the number of the vector that is its running average, and where it is among the statistics of a batch.
+    pub(crate) fn running(&self) -> impl Iterator<Item = ((usize, usize), (usize, usize))> {
+        let mut all = self.values.iter().filter_map(|value| Some((value.vector?, value.statistic?)));
+        iter::from_fn(move || Some((all.next()?, all.next()?)))
+    }
+
+    /// Whether a vector is learned: is no running average.
+    pub(crate) fn is_learned(&self, vector: usize) -> bool {
+        self.values.iter().all(|value| value.vector != Some(vector) || value.statistic.is_none())
     }
 
     /// That the weights handed to a call are those that the program was compiled for: parameters can be replaced one by one.
@@ -432,6 +528,8 @@ pub(crate) struct Builder {
     values: Vec<Value>,
     affines: Vec<(usize, usize)>,
     vectors: Vec<usize>,
+    /// Floats of statistics.
+    statistics: usize,
     adjoints: Vec<Adjoint>,
     /// The part whose steps are being emitted, and whether those of its adjoint.
     part: usize,
@@ -466,7 +564,8 @@ impl Builder {
 
     /// A value of `cols` columns.
     pub(crate) fn value(&mut self, name: &'static str, cols: usize) -> Val {
-        self.values.push(Value { cols, name, part: self.part, read: false, kept: None, vector: None });
+        let part = self.part;
+        self.values.push(Value { cols, name, part, read: false, kept: None, vector: None, statistic: None });
         Val::new(self.values.len() - 1)
     }
 
@@ -488,6 +587,22 @@ impl Builder {
         self.vectors.push(len);
         self.values[val.index()].vector = Some(number);
         Vector { number, val }
+    }
+
+    /// A statistic of the batch: a number for each of `len` columns.
+    pub(crate) fn statistic(&mut self, name: &'static str, len: usize) -> Val {
+        let val = self.value(name, len);
+        self.values[val.index()].statistic = Some(self.statistics);
+        self.statistics = self.statistics.saturating_add(wide(len));
+        val
+    }
+
+    /// The next vector of the network, a running average of a statistic of the batch: which of the two it is depends on the call.
+    pub(crate) fn running(&mut self, name: &'static str, len: usize) -> Val {
+        let (number, val) = (self.vectors.len(), self.statistic(name, len));
+        self.vectors.push(len);
+        self.values[val.index()].vector = Some(number);
+        val
     }
 
     /// What the caller gives at `port`.
@@ -535,7 +650,7 @@ impl Builder {
     /// Emits the adjoints, and makes the program whose output is `y`.
     pub(crate) fn finish(mut self, y: Option<Val>) -> Program {
         let y = y.unwrap_or(Val::new(0));
-        let forward_values = self.values.len();
+        let (forward_values, recorded_statistics) = (self.values.len(), self.statistics);
         self.backward = true;
         self.part = self.parts.len().saturating_sub(1);
         let outputs = self.values.get(y.index()).map_or(0, |v| v.cols);
@@ -545,9 +660,10 @@ impl Builder {
             self.step(Step::Probe { part, a: dy });
             dy = adjoint(&mut self, dy);
         }
-        let Self { parts, mut values, affines, vectors, .. } = self;
+        let Self { parts, mut values, affines, vectors, statistics, .. } = self;
         let mut record = Some(0usize);
-        for value in values[..forward_values].iter_mut().filter(|value| value.read && value.vector.is_none()) {
+        let once = |value: &Value| value.vector.is_some() || value.statistic.is_some();
+        for value in values[..forward_values].iter_mut().filter(|value| value.read && !once(value)) {
             value.kept = record;
             record = record.and_then(|at| at.checked_add(value.width()));
         }
@@ -556,6 +672,7 @@ impl Builder {
             work: parts.iter().map(|p| p.work).fold(0, usize::saturating_add),
             widest: most(|p| p.width),
             record_width: record,
+            statistics: (recorded_statistics, statistics),
             fingerprint: fingerprint(&parts),
             y,
             dx: dy,

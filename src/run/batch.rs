@@ -1,5 +1,7 @@
 //! The executor by batch: sums over the rows of a slab. B3 dW2 = dYᵀ H, db2 = sums of dY; B4 dW1 = dZᵀ X, db1 = sums of dZ.
 //!
+//! So are the statistics of a BatchNorm, for which the steps by rows wait.
+//!
 //! The vector operand is dZ or dY on the slab, the broadcast operand X or H on the record: the same panels that the GEMMs by rows
 //! wrote and read.
 
@@ -13,13 +15,14 @@ use crate::gemm::buffers::room;
 use crate::gemm::cells::Out;
 use crate::gemm::column_sums::column_sums;
 use crate::gemm::macro_kernel::{GradGemm, grad_gemm};
+use crate::gemm::moments::moments;
 use crate::gemm::norm::dot_rows;
 use crate::gemm::panels::{PANEL, PanelMut, PanelRef};
 use crate::gemm::start::Start;
 use crate::program::memory::{Home, Memory};
-use crate::program::{Program, Val};
+use crate::program::{BatchStep, Program, Val, wide};
 use crate::team::Team;
-use crate::team::pieces::{Part, PartPiece, Parts, Target, reuse};
+use crate::team::pieces::{Chunks, Part, PartPiece, Parts, Pieces, Target, reuse};
 
 /// Where gradients go, by the numbers of their targets.
 pub(super) type Targets<'a> = Vec<Option<Target<'a>>>;
@@ -69,7 +72,7 @@ pub(super) struct Slab<'a> {
 
 impl<'a> Slab<'a> {
     /// The row blocks, in order.
-    fn blocks(self) -> impl Iterator<Item = Block<'a>> {
+    fn blocks(self) -> impl Iterator<Item = Block<'a>> + Clone {
         (0..self.rows).step_by(self.block_rows).map(move |first| Block {
             slab: self,
             first,
@@ -92,7 +95,9 @@ impl<'a> Block<'a> {
         let (data, at) = match slab.memory.home(val) {
             Home::Record(at) => (slab.record, first * slab.record_width + at * rows),
             Home::Local(at) => (slab.local, first * slab.memory.local_width + at * rows),
-            Home::None | Home::Caller | Home::Chunk(_) | Home::Parameter(_) => unreachable!("sums read what is kept"),
+            Home::None | Home::Caller | Home::Chunk(_) | Home::Parameter(_) | Home::Statistic(_) => {
+                unreachable!("sums read what is kept")
+            }
         };
         PanelRef::new(&data[at..][..value.width() * rows], rows, value.cols)
     }
@@ -153,6 +158,50 @@ pub(super) fn sums(
     team.each(last.before + last.grid.pieces(), Parts::new(targets, parts), crew, |piece, _| {
         if let Some(piece) = piece {
             add(ctx, slab, piece, go_on);
+        }
+    });
+}
+
+/// Panels of a statistic that go side by side.
+const STATISTIC_PANELS: usize = 4;
+
+/// Takes statistics of the rows of a slab, which is the whole batch.
+pub(super) fn statistics(
+    ctx: &Context,
+    team: &mut Team,
+    crew: &mut [Scratch],
+    what: &BatchStep<Val>,
+    slab: Slab<'_>,
+    all: &mut [f32],
+) {
+    let (BatchStep::Moments { mean: first, variance: second, .. }
+    | BatchStep::Slopes { mean: first, slope: second, .. }) = *what;
+    let cols = slab.program.value(first).cols;
+    // Two lines, one behind the other, as the part that made them left them (`Builder::statistic`).
+    let (Home::Statistic(at), Home::Statistic(after)) = (slab.memory.home(first), slab.memory.home(second)) else {
+        return;
+    };
+    let (one, other) = all[at..].split_at_mut(after - at);
+    let size = STATISTIC_PANELS * PANEL;
+    let lines = Chunks::new(&mut one[..cols], size).beside(Chunks::new(&mut other[..cols], size));
+    let pieces = lines.map(|index, lines| (index * STATISTIC_PANELS, lines));
+    team.each(wide(cols).div_ceil(size), pieces, crew, |(panel, (one, other)), _| {
+        let isa = ctx.isa();
+        match *what {
+            BatchStep::Moments { a, .. } => {
+                let blocks = slab.blocks().map(|block| block.view(a).panel_range(panel, STATISTIC_PANELS));
+                moments(isa, blocks, one, other);
+            }
+            BatchStep::Slopes { dn, normal, .. } => {
+                for block in slab.blocks() {
+                    let go_on = block.first > 0;
+                    let (dn, normal) = (block.view(dn), block.view(normal));
+                    let [dn, normal] = [dn, normal].map(|all| all.panel_range(panel, STATISTIC_PANELS));
+                    column_sums(isa, dn, None, go_on, one);
+                    column_sums(isa, dn, Some(normal), go_on, other);
+                }
+                one.iter_mut().chain(other).for_each(|sum| *sum /= slab.rows as f32);
+            }
         }
     });
 }

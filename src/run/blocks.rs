@@ -1,9 +1,11 @@
 //! Blocks of rows: how a batch, its record and its results are cut.
 
+use super::batch::Slab;
 use crate::gemm::cells::Out;
 use crate::mat::MatRef;
-use crate::program::Port;
 use crate::program::lower::Cuts;
+use crate::program::memory::Memory;
+use crate::program::{Port, Program};
 use crate::team::pieces::{Chunks, Columns, Cut, Grid, Pieces, Rectangles};
 use std::ops::Range;
 
@@ -28,6 +30,15 @@ impl<'a> Given<'a> {
 pub(super) enum Record<'a> {
     Write(&'a mut [f32]),
     Read(&'a [f32]),
+}
+
+impl Record<'_> {
+    fn as_slice(&self) -> &[f32] {
+        match self {
+            Record::Write(data) => data,
+            Record::Read(data) => data,
+        }
+    }
 }
 
 /// Some rows of the batch, with all that belongs to them.
@@ -79,6 +90,12 @@ impl<'a> Rows<'a> {
             norms: self.norms,
             ..*self
         }
+    }
+
+    /// The same rows, to be summed over: all that steps by rows have left of them.
+    pub(super) fn slab<'s>(&'s self, program: &'s Program, memory: &'s Memory, block_rows: usize) -> Slab<'s> {
+        let (record, (record_width, ..)) = (self.record.as_slice(), self.widths);
+        Slab { program, memory, record, record_width, local: self.local, block_rows, rows: self.count }
     }
 
     /// All rows as one block.

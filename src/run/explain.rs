@@ -7,7 +7,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::gemm::epilogue::{Aux, Epilogue, Post, Scale};
 use crate::program::memory::Home;
-use crate::program::{Beside, GemmStep, Grad, Port, Posts, Program, Side, Step, Val};
+use crate::program::{BatchStep, Beside, GemmStep, Grad, Port, Posts, Program, Side, Step, Val};
 use std::fmt::{self, Write};
 use std::iter;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ pub(crate) fn explain(ctx: &Context, program: &Arc<Program>, n: usize, purpose: 
     if training {
         let record = record_len(program, n, program.inputs())?;
         let _ = writeln!(text, "record: {} for the batch", bytes(record));
-        let backward = plans.backward(ctx, program, (n, shares.rows), true)?;
+        let backward = plans.backward(ctx, program, (n, shares.rows), (true, !ctx.has_frozen_statistics()))?;
         let _ = Page { ctx, program, plan: backward, text: &mut text }.backward(n);
     }
     Ok(Explanation { text })
@@ -229,8 +229,41 @@ impl Page<'_> {
                     "    {out} = gradient through the norm of {dn} by {normal}{skip}: a pass of its own"
                 )
             }
-            Step::Load { .. } | Step::Probe { .. } | Step::Each { .. } | Step::NormAdjoint(_) => Ok(()),
+            Step::BatchNorm(step) => {
+                let (out, a, norm) = (self.place(step.out), self.name(step.a), step.norm.formula());
+                let normal = step.normal.filter(|&v| self.plan.memory.home(v) != Home::None);
+                let normal = normal.map(|v| format!(", and without γ and β to {}", self.place(v))).unwrap_or_default();
+                let from = self.place(step.mean);
+                writeln!(self.text, "    {out} = {norm} of {a} by {from}{normal}: a pass of its own")
+            }
+            Step::BatchNormAdjoint(step) if self.plan.memory.home(step.out) != Home::None => {
+                let (out, dn, normal) = (self.place(step.out), self.name(step.dn), self.name(step.normal));
+                let skip = step.skip.map(|(factor, v)| format!(", + {factor} {}", self.name(v))).unwrap_or_default();
+                writeln!(
+                    self.text,
+                    "    {out} = gradient through the norm of {dn} by {normal}{skip}: a pass of its own"
+                )
+            }
+            Step::Batch(BatchStep::Moments { a, mean, .. }) if self.is_taken(*mean) => {
+                let a = self.name(*a);
+                writeln!(self.text, "    mean and variance of {a} over the batch: all rows wait for it")
+            }
+            Step::Batch(BatchStep::Slopes { dn, normal, mean, .. }) if self.is_taken(*mean) => {
+                let (dn, normal) = (self.name(*dn), self.name(*normal));
+                writeln!(self.text, "    means of {dn} and {dn} ⊙ {normal} over the batch: all rows wait for it")
+            }
+            Step::Load { .. }
+            | Step::Probe { .. }
+            | Step::Each { .. }
+            | Step::NormAdjoint(_)
+            | Step::Batch(_)
+            | Step::BatchNormAdjoint(_) => Ok(()),
         }
+    }
+
+    /// Whether a statistic of the batch is taken.
+    fn is_taken(&self, val: Val) -> bool {
+        matches!(self.plan.memory.home(val), Home::Statistic(_))
     }
 
     fn gemm(&mut self, g: &GemmStep<Val>) -> fmt::Result {
@@ -302,6 +335,7 @@ impl Page<'_> {
             Home::None => name,
             Home::Caller => format!("{name} [caller]"),
             Home::Parameter(_) => format!("{name} [parameters]"),
+            Home::Statistic(_) => format!("{name} [of the batch]"),
             Home::Record(at) => format!("{name} [record {at}..{}]", at + width),
             Home::Local(at) => format!("{name} [local {at}..{}]", at + width),
             Home::Chunk(at) => format!("{name} [local {at}.., by chunks]"),

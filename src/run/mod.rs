@@ -38,14 +38,18 @@ use crate::gemm::pack::unpack;
 use crate::gemm::panels::{PanelMut, panel_len};
 use crate::mat::{MatMut, MatRef};
 use crate::program::Program;
+use crate::program::lower::Barrier;
+use crate::random::Draw;
 use crate::team::Team;
 use crate::team::pieces::reuse;
-use batch::{Slab, list, sums};
+use batch::{list, sums};
 use blocks::{Given, Record, Rows};
+use plan::{Group, Plan};
+use record::{Opened, PartsMut};
 use rows::Job;
 use source::{Slots, Source};
 use std::sync::Arc;
-use workspace::{Workspace, grow_scratch};
+use workspace::{Scratch, Workspace, grow_scratch};
 
 /// A network as a call sees it: what it computes, and where its weights are.
 #[derive(Clone, Copy)]
@@ -66,7 +70,15 @@ pub(crate) fn forward(
 ) -> Result<(), Error> {
     let n = x.rows();
     let recorded = record.is_some();
-    let (head, values) = record.map(record::parts_mut).unwrap_or_default();
+    let frozen = ctx.has_frozen_statistics();
+    if recorded && !frozen && n == 1 && program.statistics.0 > 0 {
+        return Err(Error::Setting {
+            operand: "x",
+            reason: "a single row has no statistics for a BatchNorm to learn by",
+        });
+    }
+    let PartsMut { head, statistics, values } =
+        record.map(|record| record::parts_mut(record, program)).unwrap_or_default();
     let Workspace { scratch, slab, staging, plans, .. } = ws;
     // More rows than memory could ever hold a line of are refused, whatever they leave behind.
     panel_len("batch", n, 0)?;
@@ -75,21 +87,22 @@ pub(crate) fn forward(
     // Rows that leave nothing behind need not be computed: a view of stride 0 may have more of them than anyone could count.
     if values.is_empty() && y.cols() == 0 {
         if recorded {
-            record::seal(head, program, n, shares.rows, ctx.draw());
+            record::seal(head, program, (n, shares.rows), ctx.draw(), frozen);
         }
         return Ok(());
     }
-    // All memory is there before anything is written. Values on their way are each thread's own, unless threads share columns.
+    // All memory is there before anything is written. Values on their way are each thread's own, unless threads share columns or all rows meet on
+    // the way.
     let local_width = plan.memory.local_width;
-    let local_rows = if shares.across == 1 { shares.rows.min(n) } else { n };
-    let local_len = panel_len("batch", local_rows, local_width)?;
-    let (own, shared) = if shares.across == 1 { (local_len, 0) } else { (0, local_len) };
+    let apart = shares.across == 1 && plan.barriers.is_empty();
+    let local_len = panel_len("batch", if apart { shares.rows.min(n) } else { n }, local_width)?;
+    let (own, shared) = if apart { (local_len, 0) } else { (0, local_len) };
     let mut staged = Staged::new(staging, "output", &y)?;
     slab.grow(shared)?;
     let pack = if source.moves() { PACK } else { 0 };
     grow_scratch(scratch, shares.threads, own, pack)?;
 
-    let rows = Rows {
+    let mut rows = Rows {
         first: 0,
         count: n,
         record: Record::Write(values),
@@ -103,14 +116,58 @@ pub(crate) fn forward(
         ),
     };
     let mut team = Team::new(shares.threads, ctx.linger());
-    let draw = ctx.draw().filter(|_| recorded);
-    let job = Job::new(ctx, source, Given { entry: x, skip }, draw);
-    job.run(&mut team, &plan.steps, shares, rows, &mut scratch[..shares.threads]);
+    statistics.fill(0.0);
+    let call = Call { ctx, net: Network { program, source }, plan, draw: ctx.draw().filter(|_| recorded) };
+    for group in &plan.groups {
+        call.rows(
+            &mut team,
+            group,
+            Given { entry: x, skip },
+            rows.reborrow(),
+            statistics,
+            &mut scratch[..shares.threads],
+        );
+    }
     staged.hand_out(ctx, &mut y);
     if recorded {
-        record::seal(head, program, n, shares.rows, ctx.draw());
+        record::seal(head, program, (n, shares.rows), ctx.draw(), frozen);
     }
     Ok(())
+}
+
+/// What the phases of a call have in common.
+struct Call<'a> {
+    ctx: &'a Context,
+    net: Network<'a>,
+    plan: &'a Plan,
+    draw: Option<Draw>,
+}
+
+impl Call<'_> {
+    /// Takes rows through the steps of a group; where statistics of the batch are taken on the way, all of them up to there before any goes on.
+    fn rows(
+        &self,
+        team: &mut Team,
+        group: &Group,
+        given: Given<'_>,
+        mut rows: Rows<'_>,
+        statistics: &mut [f32],
+        scratch: &mut [Scratch],
+    ) {
+        let Self { ctx, net: Network { program, source }, plan, draw } = *self;
+        let mut from = group.steps.start;
+        for Barrier { before, what } in &plan.barriers[group.barriers.clone()] {
+            let job = Job::new(ctx, source, given, draw, statistics);
+            job.run(team, &plan.steps[from..*before], plan.shares, rows.reborrow(), scratch);
+            from = *before;
+            let slab = rows.slab(program, &plan.memory, plan.shares.rows);
+            if slab.rows > 0 {
+                batch::statistics(ctx, team, scratch, what, slab, statistics);
+            }
+        }
+        let job = Job::new(ctx, source, given, draw, statistics);
+        job.run(team, &plan.steps[from..group.steps.end], plan.shares, rows, scratch);
+    }
 }
 
 /// A result on its way to the caller: into rows it goes at once; a matrix of other strides is filled from panels afterwards.
@@ -166,12 +223,13 @@ pub(crate) fn backward(
     wanted: Wanted<'_, '_>,
 ) -> Result<(), Error> {
     let Wanted { mut dx, mut grads, accumulate, norms } = wanted;
-    let (record, block_rows, draw) = record::open(record, program, dy.rows(), dy.cols())?;
+    let Opened { block_rows, draw, statistics: recorded, values: record } =
+        record::open(record, program, dy.rows(), dy.cols())?;
     let record_width = program.record_width.unwrap_or(0);
     // A network without any width: its rows, of which forward took as many as there were, hold nothing.
     let n = if record_width == 0 && dy.cols() == 0 { 0 } else { dy.rows() };
-    let Workspace { scratch, slab, staging, row_norms, plans, targets, .. } = ws;
-    let plan = plans.backward(ctx, program, (n, block_rows), dx.is_some())?;
+    let Workspace { scratch, slab, statistics, staging, row_norms, plans, targets, .. } = ws;
+    let plan = plans.backward(ctx, program, (n, block_rows), (dx.is_some(), recorded.is_some()))?;
     let (shares, local_width, slab_rows) = (plan.shares, plan.memory.local_width, plan.slab_rows);
     let slab_len = panel_len("batch", slab_rows.min(n), local_width)?;
     let norm_parts = if norms.is_some() { program.parts.len() } else { 0 };
@@ -180,6 +238,11 @@ pub(crate) fn backward(
         norms_len.ok_or(Error::Overflow { operand: "batch", rows: n, cols: norm_parts, strides: (1, 1) })?;
     let mut staged = dx.as_ref().map(|dx| Staged::new(staging, "dx", dx)).transpose()?;
     slab.grow(slab_len)?;
+    statistics.grow(program.statistics.1)?;
+    let statistics = &mut statistics.as_mut_slice()[..program.statistics.1];
+    if let Some(recorded) = recorded {
+        statistics[..recorded.len()].copy_from_slice(recorded);
+    }
     grow_scratch(scratch, shares.threads, 0, PACK)?;
     let missing = norms_len.saturating_sub(row_norms.len());
     row_norms.try_reserve_exact(missing).map_err(|_| Error::Memory { bytes: missing.saturating_mul(8) })?;
@@ -192,7 +255,7 @@ pub(crate) fn backward(
 
     let mut team = Team::new(shares.threads, ctx.linger());
     let scratch = &mut scratch[..shares.threads];
-    let job = Job::new(ctx, source, Given { entry: dy, skip: None }, draw);
+    let call = Call { ctx, net: Network { program, source }, plan, draw };
     let mut out = dx.as_mut().zip(staged.as_mut()).map(|(dx, staged)| staged.out(dx));
     for first_row in (0..n).step_by(slab_rows) {
         let count = slab_rows.min(n - first_row);
@@ -201,7 +264,7 @@ pub(crate) fn backward(
         let norms = &mut row_norms[first_row * norm_parts..][..count * norm_parts];
         let mut slab_out = out.as_mut().map(|out| out.rows_from(first_row));
         for group in &plan.groups {
-            let rows = Rows {
+            let mut rows = Rows {
                 first: first_row,
                 count,
                 record: Record::Read(record),
@@ -210,10 +273,8 @@ pub(crate) fn backward(
                 norms: &mut *norms,
                 widths: (record_width, local_width, norm_parts),
             };
-            job.run(&mut team, &plan.steps[group.steps.clone()], shares, rows, scratch);
-            let (memory, block_rows) = (&plan.memory, shares.rows);
-            let slab = Slab { program, memory, record, record_width, local, block_rows, rows: count };
-            let cut = &plan.sums[group.sums.clone()];
+            call.rows(&mut team, group, Given { entry: dy, skip: None }, rows.reborrow(), statistics, scratch);
+            let (cut, slab) = (&plan.sums[group.sums.clone()], rows.slab(program, &plan.memory, shares.rows));
             sums(ctx, &mut team, scratch, cut, slab, &mut list, accumulate || first_row > 0);
         }
     }

@@ -8,7 +8,7 @@ use crate::gemm::blocking::{Blocking, REGION_WORK};
 use crate::gemm::buffers::room;
 use crate::gemm::macro_kernel::tile_sizes;
 use crate::program::Program;
-use crate::program::lower::{Lowered, Lowering};
+use crate::program::lower::{Barrier, Lowered, Lowering};
 use crate::program::memory::{ForwardUse, Memory};
 use crate::simd::Isa;
 use crate::team::pieces::Part;
@@ -29,14 +29,17 @@ struct Key {
     option: bool,
     /// Forward: whether the caller gives an addend.
     skip: bool,
+    /// Whether statistics are those of the batch.
+    statistics: bool,
 }
 
 /// Some parts that are taken together.
 #[derive(Debug, Clone)]
 pub(crate) struct Group {
     pub(crate) parts: Range<usize>,
-    /// Their steps, and the pieces of their sums over the batch.
+    /// Their steps, what is taken of the batch between these, and the pieces of their sums over the batch.
     pub(crate) steps: Range<usize>,
+    pub(crate) barriers: Range<usize>,
     pub(crate) sums: Range<usize>,
 }
 
@@ -49,6 +52,8 @@ pub(crate) struct Plan {
     pub(crate) predicted_ns: f64,
     pub(crate) memory: Memory,
     pub(crate) steps: Vec<Lowered>,
+    /// Statistics of the batch between the steps.
+    pub(crate) barriers: Vec<Barrier>,
     /// Backward: the sums over the batch, cut.
     pub(crate) sums: Vec<Part<Sum>>,
     /// Backward: rows that go through the row-local steps of a group before its sums over the batch.
@@ -61,33 +66,35 @@ impl Plan {
     fn make_forward(&mut self, program: &Program, key: Key) -> Result<(), Error> {
         self.begin(program, program.parts.iter().map(|part| part.forward.len()).sum(), 1)?;
         let chunk = self.chunk(key);
-        let uses = ForwardUse { record: key.option, skip: key.skip, chunk: chunk.unwrap_or(usize::MAX) };
+        let (record, skip, statistics) = (key.option, key.skip, key.statistics);
+        let uses = ForwardUse { record, skip, chunk: chunk.unwrap_or(usize::MAX), statistics };
         self.memory.forward(program, uses).ok_or_else(|| key.overflow(program))?;
-        let Self { memory, steps, groups, .. } = self;
+        let Self { memory, steps, barriers, groups, .. } = self;
         for part in &program.parts {
-            Lowering { program, memory, chunk }.steps(&part.forward, steps);
+            Lowering { program, memory, chunk }.steps(&part.forward, steps, barriers);
         }
-        groups.push(Group { parts: 0..program.parts.len(), steps: 0..steps.len(), sums: 0..0 });
+        let (parts, steps, barriers) = (0..program.parts.len(), 0..steps.len(), 0..barriers.len());
+        groups.push(Group { parts, steps, barriers, sums: 0..0 });
         Ok(())
     }
 
     fn make_backward(&mut self, program: &Program, key: Key) -> Result<(), Error> {
         self.begin(program, program.parts.iter().map(|part| part.backward.len()).sum(), program.parts.len())?;
         let chunk = self.chunk(key);
-        self.group(program);
+        self.group(program, key);
         let groups = self.groups.iter().map(|group| group.parts.clone());
-        self.memory.backward(program, groups, key.option).ok_or_else(|| key.overflow(program))?;
+        self.memory.backward(program, groups, (key.option, key.statistics)).ok_or_else(|| key.overflow(program))?;
         room(&mut self.sums, program.affines.len().saturating_mul(2).saturating_add(program.vectors.len()))?;
         let tiles = tile_sizes(key.isa);
         let rows = self.slab_rows.min(key.n);
-        let Self { memory, steps, groups, sums, shares, .. } = self;
+        let Self { memory, steps, barriers, groups, sums, shares, .. } = self;
         for group in groups {
             let parts = &program.parts[group.parts.clone()];
-            group.steps.start = steps.len();
+            (group.steps.start, group.barriers.start) = (steps.len(), barriers.len());
             for part in parts.iter().rev() {
-                Lowering { program, memory, chunk }.steps(&part.backward, steps);
+                Lowering { program, memory, chunk }.steps(&part.backward, steps, barriers);
             }
-            group.steps.end = steps.len();
+            (group.steps.end, group.barriers.end) = (steps.len(), barriers.len());
             group.sums.start = sums.len();
             cut_sums(program, parts, rows, shares.threads, tiles, sums);
             group.sums.end = sums.len();
@@ -99,6 +106,8 @@ impl Plan {
     fn begin(&mut self, program: &Program, steps: usize, groups: usize) -> Result<(), Error> {
         room(&mut self.steps, steps.saturating_mul(3))?;
         room(&mut self.groups, groups)?;
+        let statistics = program.values.iter().filter(|value| value.statistic.is_some()).count();
+        room(&mut self.barriers, statistics / 2)?;
         self.memory.begin(program)
     }
 
@@ -108,18 +117,23 @@ impl Plan {
     }
 
     /// Cuts batch and network for backward. On one thread a slab is one row block and a group one part: sums over the batch follow at
-    /// once, while their operands are in cache. On several, slabs and groups are as small as regions worth their barrier allow.
-    fn group(&mut self, program: &Program) {
+    /// once, while their operands are in cache. On several, slabs and groups are as small as regions worth their barrier allow. Where statistics of the
+    /// batch are taken, a slab is all of it.
+    fn group(&mut self, program: &Program, key: Key) {
         let Shares { rows, threads, .. } = self.shares;
         // One row block for each thread, and so often as many as make the whole network worth a region.
         let enough = REGION_WORK.div_ceil(rows.saturating_mul(program.work).max(1));
-        let blocks = if threads == 1 { 1 } else { threads.saturating_mul(enough) };
+        let blocks = match threads {
+            _ if key.statistics => key.n.div_ceil(rows).max(1),
+            1 => 1,
+            _ => threads.saturating_mul(enough),
+        };
         self.slab_rows = rows.saturating_mul(blocks);
         let (mut high, mut work) = (program.parts.len(), 0usize);
         for (index, part) in program.parts.iter().enumerate().rev() {
             work = work.saturating_add(self.slab_rows.saturating_mul(part.work));
             if threads == 1 || index == 0 || work >= threads.saturating_mul(REGION_WORK) {
-                self.groups.push(Group { parts: index..high, steps: 0..0, sums: 0..0 });
+                self.groups.push(Group { parts: index..high, steps: 0..0, barriers: 0..0, sums: 0..0 });
                 (high, work) = (index, 0);
             }
         }
@@ -181,12 +195,9 @@ impl Plans {
         (record, skip): (bool, bool),
     ) -> Result<&Plan, Error> {
         let (latest, pass) = if record { (&mut self.forward, Pass::Forward) } else { (&mut self.infer, Pass::Infer) };
-        latest.get(
-            ctx,
-            program,
-            (Key::new(ctx, program, self.imagined, (n, None), (record, skip)), pass),
-            Plan::make_forward,
-        )
+        let statistics = record && !ctx.has_frozen_statistics();
+        let key = Key::new(ctx, program, self.imagined, (n, None), (record, skip, statistics));
+        latest.get(ctx, program, (key, pass), Plan::make_forward)
     }
 
     /// Of a backward pass from a record in blocks of `rows`.
@@ -195,9 +206,9 @@ impl Plans {
         ctx: &Context,
         program: &Arc<Program>,
         (n, rows): (usize, usize),
-        dx_wanted: bool,
+        (dx_wanted, statistics): (bool, bool),
     ) -> Result<&Plan, Error> {
-        let key = Key::new(ctx, program, self.imagined, (n, Some(rows)), (dx_wanted, false));
+        let key = Key::new(ctx, program, self.imagined, (n, Some(rows)), (dx_wanted, false, statistics));
         self.backward.get(ctx, program, (key, Pass::Backward), Plan::make_backward)
     }
 }
@@ -208,13 +219,14 @@ impl Key {
         program: &Program,
         imagined: Option<usize>,
         (n, rows): (usize, Option<usize>),
-        (option, skip): (bool, bool),
+        (option, skip, statistics): (bool, bool, bool),
     ) -> Self {
         // Less than a microsecond is over before another thread has heard of it. What more is worth is for the model to tell.
         let useful = 1 + n.saturating_mul(program.work) / (ctx.machine().fma_per_us as usize).max(1);
         let threads = imagined.map_or_else(|| ctx.par().threads_for(useful), |threads| threads.min(useful));
         let (isa, blocking, machine) = (ctx.isa(), ctx.blocking(), ctx.machine());
-        Self { n, rows, threads, isa, blocking, machine, option, skip }
+        let statistics = statistics && program.statistics.0 > 0;
+        Self { n, rows, threads, isa, blocking, machine, option, skip, statistics }
     }
 
     /// How the call is shared out, and how long that would take.

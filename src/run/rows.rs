@@ -6,6 +6,7 @@ use super::source::Source;
 use super::workspace::Scratch;
 use crate::Activation;
 use crate::context::Context;
+use crate::gemm::batch_norm::{BatchNorm, BatchNormAdjoint, batch_norm, batch_norm_adjoint};
 use crate::gemm::cells::{In, Out};
 use crate::gemm::epilogue::{Aux, Epilogue, Post, Scale, TilePost, each};
 use crate::gemm::macro_kernel::{Gemm, gemm};
@@ -14,7 +15,10 @@ use crate::gemm::pack::pack;
 use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panels};
 use crate::gemm::start::Start;
 use crate::program::lower::{Lowered, Operand, Region};
-use crate::program::{Beside, GemmStep, MOST_POSTS, NormAdjointStep, NormStep, Posts, Step, wide};
+use crate::program::norm::NormKind;
+use crate::program::{
+    BatchNormAdjointStep, BatchNormStep, Beside, GemmStep, MOST_POSTS, NormAdjointStep, NormStep, Posts, Step, wide,
+};
 use crate::random::{Draw, Mask};
 use crate::simd::Isa;
 use crate::team::Team;
@@ -34,11 +38,28 @@ pub(super) struct Job<'a> {
     chunk: usize,
     /// What masks are drawn from; None, if nothing is dropped.
     draw: Option<Draw>,
+    /// Statistics of the batch, as far as they have been taken.
+    statistics: &'a [f32],
 }
 
 impl<'a> Job<'a> {
-    pub(super) fn new(ctx: &Context, source: &'a dyn Source, given: Given<'a>, draw: Option<Draw>) -> Self {
-        Self { isa: ctx.isa(), source, given, depth: ctx.k_block(), chunk: ctx.blocking().hidden_chunk(), draw }
+    pub(super) fn new(
+        ctx: &Context,
+        source: &'a dyn Source,
+        given: Given<'a>,
+        draw: Option<Draw>,
+        statistics: &'a [f32],
+    ) -> Self {
+        let (depth, chunk) = (ctx.k_block(), ctx.blocking().hidden_chunk());
+        Self { isa: ctx.isa(), source, given, depth, chunk, draw, statistics }
+    }
+
+    /// A vector of parameters or a statistic, padded to whole panels.
+    fn line(&self, place: Operand) -> &[f32] {
+        match place.region {
+            Some(Region::Statistics) => &self.statistics[place.at..][..wide(place.cols)],
+            _ => self.source.vector(place.at),
+        }
     }
 
     /// Takes some rows through some steps, on the threads of a team: each row block goes through all of them on one thread, or, where
@@ -122,7 +143,7 @@ impl<'a> Job<'a> {
                 let Some(result) = lent.out(*out) else { return };
                 let vector = |place: &Option<Operand>| place.map(|place| self.source.vector(place.at));
                 let job = Norm {
-                    centred: form.centred,
+                    centred: form.kind == NormKind::Layer,
                     epsilon: form.epsilon,
                     a: lent.view(*a).into(),
                     rows: lent.rows,
@@ -137,7 +158,7 @@ impl<'a> Job<'a> {
             Step::NormAdjoint(NormAdjointStep { norm: form, dn, gain, normal, rate, skip, out }) => {
                 let Some(result) = lent.out(*out) else { return };
                 let job = NormAdjoint {
-                    centred: form.centred,
+                    centred: form.kind == NormKind::Layer,
                     dn: lent.view(*dn).into(),
                     rows: lent.rows,
                     gain: gain.map(|place| self.source.vector(place.at)),
@@ -148,6 +169,39 @@ impl<'a> Job<'a> {
                 };
                 norm_adjoint(self.isa, job);
             }
+            Step::BatchNorm(BatchNormStep { norm: form, a, mean, variance, gain, shift, normal, out }) => {
+                let Some(result) = lent.out(*out) else { return };
+                let job = BatchNorm {
+                    epsilon: form.epsilon,
+                    a: lent.view(*a).into(),
+                    rows: lent.rows,
+                    mean: self.line(*mean),
+                    variance: self.line(*variance),
+                    gain: gain.map(|place| self.line(place)),
+                    shift: shift.map(|place| self.line(place)),
+                    normal: normal.map(|place| lent.panels_of(place).into()),
+                    out: result,
+                };
+                batch_norm(self.isa, job);
+            }
+            Step::BatchNormAdjoint(step) => {
+                let BatchNormAdjointStep { norm: form, dn, gain, normal, variance, mean, slope, skip, out } = *step;
+                let Some(result) = lent.out(out) else { return };
+                let job = BatchNormAdjoint {
+                    epsilon: form.epsilon,
+                    dn: lent.view(dn).into(),
+                    rows: lent.rows,
+                    gain: gain.map(|place| self.line(place)),
+                    normal: lent.view(normal).into(),
+                    variance: self.line(variance),
+                    through: mean.map(|place| self.line(place)).zip(slope.map(|place| self.line(place))),
+                    skip: skip.map(|(factor, place)| (factor, lent.view(place).into())),
+                    out: result,
+                };
+                batch_norm_adjoint(self.isa, job);
+            }
+            // A plan has these apart from the steps of row blocks.
+            Step::Batch(_) => {}
             Step::Probe { part, a } => {
                 let rows = lent.rows;
                 let a = lent.view(*a);

@@ -57,7 +57,7 @@ impl Slots<'_, '_> {
                             values.map(|values| Slot::Weights(maps - 1, Target::Panels(values)))
                         }
                         Role::Bias => values.map(|values| Slot::Bias(maps - 1, &mut values[..spec.cols])),
-                        Role::Gain | Role::Shift | Role::Scale => {
+                        Role::Gain | Role::Shift | Role::Scale | Role::RunningMean | Role::RunningVariance => {
                             vectors += 1;
                             values.map(|values| Slot::Vector(vectors - 1, &mut values[..spec.cols]))
                         }

@@ -21,6 +21,8 @@ pub struct Workspace {
     pub(crate) record: Record,
     /// Gradients of activations on their way down.
     pub(crate) slab: Buffer,
+    /// Statistics of the batch, and of its gradients, in a backward pass.
+    pub(crate) statistics: Buffer,
     /// Biases and vectors of the caller's.
     pub(crate) lines: Lines,
     /// Gradients of a caller's weights whose strides are of no other use, one for each affine map.
@@ -37,6 +39,11 @@ impl Workspace {
     /// An empty workspace.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The record of the latest pass, by [`crate::Layer::forward`].
+    pub fn record(&self) -> &Record {
+        &self.record
     }
 }
 

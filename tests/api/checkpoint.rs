@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use resblock::{
     Activation, AdamW, Block, BlockForm, BranchScale, Checkpoint, CheckpointError, Context, Error, GradMode, Gradients,
-    Init, Layer, Linear, Norm, Optimizer, Part, SavedOptimizer, Sgd, Skip, Snapshot, Stack, Workspace,
+    Init, Layer, Linear, Norm, NormKind, Optimizer, Part, SavedOptimizer, Sgd, Skip, Snapshot, Stack, Workspace,
 };
 use std::alloc::{GlobalAlloc, System};
 use std::cell::Cell;
@@ -609,13 +609,13 @@ fn networks_that_compute_something_else_are_told_apart() {
 #[test]
 fn blocks_of_other_forms_are_told_apart_and_come_back() {
     let bare = BlockForm::new(3, 5, Activation::Gelu);
-    let norm = |centred, epsilon| Some(Norm { centred, epsilon, gain: true, shift: true });
+    let norm = |kind, epsilon| Some(Norm { kind, epsilon, gain: true, shift: true });
     let block = |form: BlockForm| Block::with_form(&form, &mut Init::he(3)).expect("a block");
-    let pre = |form: BlockForm| block(BlockForm { pre_norm: norm(true, 1e-5), ..form });
+    let pre = |form: BlockForm| block(BlockForm { pre_norm: norm(NormKind::Layer, 1e-5), ..form });
     let first = [
         pre(bare),
-        block(BlockForm { pre_norm: norm(false, 1e-5), ..bare }),
-        block(BlockForm { pre_norm: norm(true, 1e-6), ..bare }),
+        block(BlockForm { pre_norm: norm(NormKind::Rms, 1e-5), ..bare }),
+        block(BlockForm { pre_norm: norm(NormKind::Layer, 1e-6), ..bare }),
         pre(BlockForm { pre_activation: Activation::Relu, ..bare }),
         pre(BlockForm { activation: Activation::Silu, ..bare }),
     ];

@@ -1,10 +1,10 @@
 //! Blocks of every form with their specification: solved by it, or by the kernels in any of the ways that must not matter.
 
 use super::{Grid, Layout, Rng, assert_same, mat};
-use resblock::reference::{self, BlockTensors, MapTensors, Real};
+use resblock::reference::{self, BlockTensors, MapTensors, NormTensors, Real, Statistics};
 use resblock::{
     Activation, Affine, AffineGradMut, AffineRef, Block, BlockForm, Context, Draw, Dropout, Functional, GradMode,
-    Gradients, GradsMut, Layer, ParamsRef, Skip, Vector, Workspace,
+    Gradients, GradsMut, Layer, NormKind, ParamsRef, Skip, Vector, Workspace,
 };
 use std::fmt::Display;
 
@@ -19,6 +19,8 @@ pub(crate) struct Case {
     pub(crate) dy: Vec<f32>,
     /// What is dropped, if something is.
     pub(crate) draw: Option<Draw>,
+    /// Where recorded passes have the statistics of norms of columns from.
+    pub(crate) from: Statistics,
 }
 
 /// What a forward and backward pass leaves.
@@ -39,8 +41,14 @@ pub(crate) fn each<'t, T>(tensors: &'t mut BlockTensors<T>, mut f: impl FnMut(&'
         f(name, &mut map.w);
         map.b.as_mut().into_iter().for_each(|b| f(name, b));
     }
-    let norms = pre.iter_mut().chain(inner).chain([scale]).chain(branch).chain(post);
-    norms.filter_map(Option::as_mut).for_each(|v| f("vector", v));
+    let [pre, inner, branch, post] = [pre, inner, branch, post].map(|norm| {
+        let NormTensors { gain, shift, running } = norm;
+        let running = running.as_mut().map(|[mean, variance]| [("running", mean), ("running", variance)]);
+        let learned = [gain, shift].map(|line| line.as_mut().map(|line| ("vector", line)));
+        learned.into_iter().flatten().chain(running.into_iter().flatten())
+    });
+    let scale = scale.as_mut().map(|scale| ("vector", scale));
+    pre.chain(inner).chain(scale).chain(branch).chain(post).for_each(|(name, v)| f(name, v));
 }
 
 impl Trained {
@@ -68,7 +76,15 @@ pub(crate) fn maps<T>(tensors: &BlockTensors<T>) -> impl Iterator<Item = &MapTen
 /// The vectors, in order.
 pub(crate) fn vectors<T>(tensors: &BlockTensors<T>) -> impl Iterator<Item = &Vec<T>> {
     let BlockTensors { norms: [pre, inner, post, branch], scale, .. } = tensors;
-    pre.iter().chain(inner).chain([scale]).chain(branch).chain(post).filter_map(Option::as_ref)
+    let [pre, inner, branch, post] = [pre, inner, branch, post]
+        .map(|NormTensors { gain, shift, running }| gain.iter().chain(shift).chain(running.iter().flatten()));
+    pre.chain(inner).chain(scale).chain(branch).chain(post)
+}
+
+/// Whether a form has a norm of columns.
+pub(crate) fn has_statistics(form: &BlockForm) -> bool {
+    let norms = [form.pre_norm, form.inner_norm, form.branch_norm, form.post_norm];
+    norms.into_iter().flatten().any(|norm| norm.kind == NormKind::Batch)
 }
 
 /// (inputs, outputs) of each map.
@@ -85,21 +101,38 @@ impl Case {
         let mut params = BlockTensors::filled(&form, 0.0);
         let mut shapes = shapes(&form).into_iter().flat_map(|(k, _)| vec![k; if form.biases { 2 } else { 1 }]);
         each(&mut params, |name, values| {
-            let scale =
-                if name == "vector" { 1.0 } else { 1.5 / (shapes.next().expect("a shape").max(1) as f32).sqrt() };
+            let scale = match name {
+                "vector" | "running" => 1.0,
+                _ => 1.5 / (shapes.next().expect("a shape").max(1) as f32).sqrt(),
+            };
             values.iter_mut().for_each(|v| *v = rng.unit() * scale);
         });
+        for norm in &mut params.norms {
+            if let Some([_, variance]) = &mut norm.running {
+                variance.iter_mut().for_each(|v| *v = 0.5 + v.abs());
+            }
+        }
         let mut preset = BlockTensors::filled(&form, 0.0);
         each(&mut preset, |_, values| values.iter_mut().for_each(|v| *v = rng.unit()));
         let (x, dy) = (rng.vec(rows * form.inputs), rng.vec(rows * form.outputs));
         let draw = Some(Draw { seed: rng.next(), step: rng.next() as u32, first_row: rng.next() >> 40 });
-        Self { form, rows, params, preset, x, dy, draw }
+        Self { form, rows, params, preset, x, dy, draw, from: Statistics::Batch }
+    }
+
+    /// How recorded passes run.
+    fn recorded(&self, ctx: &Context) -> Context {
+        ctx.with_frozen_statistics(self.from == Statistics::Running)
+    }
+
+    /// What inference gives: nothing dropped, by running averages.
+    pub(crate) fn inferred(&self) -> Vec<f32> {
+        reference::form(&self.form, self.rows, &self.x, &self.params, None, Statistics::Running).y
     }
 
     pub(crate) fn oracle(&self, accumulate: bool) -> Trained {
-        let Self { form, rows, params, preset, x, dy, draw } = self;
+        let Self { form, rows, params, preset, x, dy, draw, from } = self;
         let mut grads = if accumulate { preset.clone() } else { BlockTensors::filled(form, 0.0) };
-        let out = reference::form(form, *rows, x, params, *draw);
+        let out = reference::form(form, *rows, x, params, *draw, *from);
         let dx = reference::form_backward(form, *rows, x, params, &out, dy, &mut grads, *draw);
         Trained { y: out.y, dx, grads }
     }
@@ -133,7 +166,7 @@ impl Case {
         let mut grads = Gradients::new(&block).expect("gradients");
         let mut preset = self.preset.clone();
         let mut all = vec![];
-        each(&mut preset, |_, values| all.push(values.clone()));
+        each(&mut preset, |name, values| all.extend((name != "running").then(|| values.clone())));
         for (mut gradient, values) in grads.iter_mut().zip(&all) {
             let (rows, cols) = gradient.shape();
             gradient.read_from(mat(values, rows, cols)).expect("the same shape");
@@ -147,23 +180,30 @@ impl Case {
             let dys = Grid::of(layout, rows, m, &self.dy[first * m..(first + rows) * m]);
             let (mut ys, mut dxs) = (Grid::new(layout, rows, m), Grid::new(layout, rows, d));
             let mode = if first == 0 && !accumulate { GradMode::Overwrite } else { GradMode::Accumulate };
-            let drops = self.form.dropout != Dropout::default();
             block.infer(ctx, ws, x.view(), ys.view_mut()).expect("infer");
             let inferred = ys.values();
             let draw = self.draw.map(|draw| Draw { first_row: draw.first_row + first as u64, ..draw });
-            let ctx = &ctx.with_draw(draw);
+            let ctx = &self.recorded(ctx).with_draw(draw);
             let pass = block.forward(ctx, ws, x.view(), ys.view_mut()).expect("forward");
             pass.backward(dys.view(), Some(dxs.view_mut()), &mut grads, mode).expect("backward");
-            if !drops {
-                assert_same("inferred", &inferred, &ys.values());
+            if cut == self.rows || cut == 0 {
+                assert_same("inferred", &inferred, &self.inferred());
             }
             ys.assert_canaries("y");
             dxs.assert_canaries("dx");
             y.extend(ys.values());
             dx.extend(dxs.values());
         }
-        let grads = grads.iter().map(|gradient| gradient.iter().collect());
-        Trained { y, dx, grads: self.tensors(grads) }
+        let mut learned = grads.iter().map(|gradient| gradient.iter().collect());
+        // Running averages have no gradient: what the specification leaves alone.
+        let start = if accumulate { self.preset.clone() } else { BlockTensors::filled(&self.form, 0.0) };
+        let mut grads = start;
+        each(&mut grads, |name, values| {
+            if name != "running" {
+                *values = learned.next().expect("a gradient");
+            }
+        });
+        Trained { y, dx, grads }
     }
 
     /// By weights of the caller's, (outputs, inputs) or turned.
@@ -192,7 +232,16 @@ impl Case {
         let lines: Vec<&[f32]> = vectors(&self.params).map(|v| &v[..]).collect();
         let params = ParamsRef { affines: &affines, vectors: &lines };
 
-        let start = if accumulate { self.preset.clone() } else { BlockTensors::filled(&self.form, f32::NAN) };
+        let mut start = if accumulate { self.preset.clone() } else { BlockTensors::filled(&self.form, f32::NAN) };
+        let mut names = vec![];
+        each(&mut start, |name, values| match name {
+            "vector" => names.push(true),
+            "running" => {
+                names.push(false);
+                values.iter_mut().filter(|_| !accumulate).for_each(|v| *v = 0.0);
+            }
+            _ => {}
+        });
         let mut dws = held(&start);
         let mut dbs: Vec<Option<Vec<f32>>> = maps(&start).map(|map| map.b.clone()).collect();
         let mut dvs: Vec<Vec<f32>> = vectors(&start).cloned().collect();
@@ -200,19 +249,17 @@ impl Case {
         let (mut y, mut dx) = (Grid::new(layout, n, m), Grid::new(layout, n, d));
         let mut record = vec![0.0; net.record_len(n).expect("a length")];
         net.infer(ctx, ws, params, x.view(), y.view_mut()).expect("infer");
-        let inferred = y.values();
-        let ctx = &ctx.with_draw(self.draw);
+        assert_same("inferred", &y.values(), &self.inferred());
+        let ctx = &self.recorded(ctx).with_draw(self.draw);
         net.forward(ctx, ws, params, x.view(), y.view_mut(), &mut record).expect("forward");
-        if self.form.dropout == Dropout::default() {
-            assert_same("inferred", &inferred, &y.values());
-        }
-        // Backward has its masks from the record.
-        let ctx = &ctx.with_draw(None);
+        // Backward has its masks, and whether statistics are frozen, from the record.
+        let ctx = &ctx.with_draw(None).with_frozen_statistics(false);
         let mode = if accumulate { GradMode::Accumulate } else { GradMode::Overwrite };
         let mut affine_grads: Vec<AffineGradMut<'_>> = (dws.iter_mut().zip(&mut dbs))
             .map(|(dw, db)| AffineGradMut { weights: Some(dw.view_mut()), bias: db.as_deref_mut() })
             .collect();
-        let mut vector_grads: Vec<Option<&mut [f32]>> = dvs.iter_mut().map(|v| Some(&mut v[..])).collect();
+        let mut vector_grads: Vec<Option<&mut [f32]>> =
+            dvs.iter_mut().zip(names).map(|(v, learned)| learned.then_some(&mut v[..])).collect();
         let grads = GradsMut { affines: &mut affine_grads, vectors: &mut vector_grads };
         let dys = mat(&self.dy, n, m);
         net.backward(ctx, ws, params, &record, dys, Some(dx.view_mut()), grads, mode).expect("backward");
@@ -227,6 +274,7 @@ pub(crate) fn named(d: usize, h: usize) -> Vec<(&'static str, BlockForm)> {
     vec![
         ("bare", BlockForm::new(d, h, Activation::Gelu)),
         ("resnet_v1", BlockForm::resnet_v1(d, h)),
+        ("tabular", BlockForm::tabular(d, h, Dropout { hidden: 0.2, branch: 0.1, depth: 0.0 })),
         ("resnet_v2", BlockForm::resnet_v2(d, h)),
         ("gpt2", BlockForm::gpt2(d, h)),
         ("vit", BlockForm::vit(d, h)),

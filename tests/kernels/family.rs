@@ -1,22 +1,23 @@
 //! Blocks of every form: bit for bit what the specification says, whatever threads, blocks, strides, instruction set, batch and owner of
 //! the weights are.
 
-use crate::common::family::{Case, cast, each, flat, named};
+use crate::common::family::{Case, cast, each, flat, has_statistics, named};
 use crate::common::{
     LAYOUTS, Layout, Rng, Threads, assert_same, assert_within, blockings, contexts, eager, fastest, mat, mat_mut,
     narrow, size, to_f64, to_running,
 };
 use proptest::prelude::*;
 use resblock::bounds::Running;
-use resblock::reference::{self, BlockTensors};
+use resblock::reference::{self, BlockTensors, Statistics};
 use resblock::{
-    Activation, Affine, Block, BlockForm, BranchScale, Draw, Dropout, Error, Functional, Init, Layer, Norm, Sequence,
-    Skip, Stack, Vector, Workspace,
+    Activation, Affine, Block, BlockForm, BranchScale, Draw, Dropout, Error, Functional, Init, Layer, Norm, NormKind,
+    Sequence, Skip, Stack, Vector, Workspace,
 };
 
 fn any_norm() -> impl Strategy<Value = Option<Norm>> {
-    let norm = (any::<[bool; 3]>(), prop::sample::select(&[1e-5_f32, 1e-12, 0.3][..]));
-    prop::option::of(norm.prop_map(|([centred, gain, shift], epsilon)| Norm { centred, epsilon, gain, shift }))
+    let kind = prop::sample::select(&[NormKind::Layer, NormKind::Rms, NormKind::Batch][..]);
+    let norm = (kind, any::<[bool; 2]>(), prop::sample::select(&[1e-5_f32, 1e-12, 0.3][..]));
+    prop::option::of(norm.prop_map(|(kind, [gain, shift], epsilon)| Norm { kind, epsilon, gain, shift }))
 }
 
 fn any_activation() -> impl Strategy<Value = Activation> {
@@ -73,15 +74,20 @@ proptest! {
         seed in any::<u64>(),
         layout in prop::sample::select(&LAYOUTS[..]),
         blocking in crate::common::any_blocking(),
-        (turned, accumulate) in any::<(bool, bool)>(),
+        (turned, accumulate, frozen) in any::<(bool, bool, bool)>(),
         cut in any::<prop::sample::Index>(),
     ) {
-        let case = Case::random(form, rows, seed);
+        let mut case = Case::random(form, rows, seed);
+        if frozen || rows == 1 {
+            case.from = Statistics::Running;
+        }
         let want = case.oracle(accumulate);
         let mut ws = Workspace::new();
         for ctx in contexts() {
             let ctx = ctx.with_blocking(blocking);
-            let cut = cut.index(rows + 1);
+            // Statistics of a batch are those of all of it.
+            let whole = has_statistics(&form) && case.from == Statistics::Batch;
+            let cut = if whole { rows } else { cut.index(rows + 1) };
             case.owned(&ctx, &mut ws, layout, cut, accumulate).assert_same(format_args!("{ctx:?}"), &want);
             case.borrowed(&ctx, &mut ws, layout, turned, accumulate).assert_same(format_args!("borrowed {ctx:?}"), &want);
         }
@@ -104,10 +110,11 @@ fn named_blocks_have_the_bits_of_their_specification() {
     for (name, form) in named(48, 80).into_iter().chain(named(33, 17)) {
         let case = Case::random(form, 70, 5);
         let want = case.oracle(true);
+        let cut = if has_statistics(&form) { 70 } else { 31 };
         for ctx in contexts() {
             for blocking in blockings() {
                 let ctx = ctx.with_blocking(blocking);
-                case.owned(&ctx, &mut Workspace::new(), Layout::Tight, 31, true)
+                case.owned(&ctx, &mut Workspace::new(), Layout::Tight, cut, true)
                     .assert_same(format_args!("{name} {ctx:?}"), &want);
             }
         }
@@ -119,6 +126,8 @@ fn special_values_propagate_as_in_the_specification_and_stay_in_their_rows() {
     let mut rng = Rng::new(3);
     for (name, form) in named(20, 37) {
         let mut case = Case::random(form, 24, 8);
+        // Where statistics are those of the batch, a spoilt row spoils it all.
+        case.from = Statistics::Running;
         let clean = case.oracle(false);
         // Rows 4, 8, ... are spoilt.
         let wild = |rng: &mut Rng, cols: usize, values: &mut Vec<f32>| {
@@ -146,7 +155,7 @@ fn outputs_stay_within_their_running_bounds() {
     for (name, form) in named(20, 37) {
         let case = Case::random(form, 5, 11);
         let (x, params) = (to_running(&case.x), cast::<Running>(&form, &case.params));
-        let want = reference::form(&form, 5, &x, &params, case.draw);
+        let want = reference::form(&form, 5, &x, &params, case.draw, case.from);
         assert_within(name, &case.oracle(false).y, &want.y);
     }
 }
@@ -164,17 +173,20 @@ fn gradients_are_the_slopes_of_the_loss_in_f64() {
         }
     };
     let projected = BlockForm { skip: Skip::Projection, outputs: 9, skip_scale: 1.7, ..BlockForm::cait(7, 11, 0.1) };
-    for (name, form) in named(7, 11).into_iter().chain([("projected", projected)]) {
+    let forms = named(7, 11).into_iter().chain([("projected", projected)]);
+    for ((name, form), from) in forms.flat_map(|form| [(form, Statistics::Batch), (form, Statistics::Running)]) {
         let form = smooth(form);
         let case = Case::random(form, 4, 21);
         let (x, dy, params) = (to_f64(&case.x), to_f64(&case.dy), cast::<f64>(&form, &case.params));
-        let out = reference::form(&form, 4, &x, &params, case.draw);
+        let out = reference::form(&form, 4, &x, &params, case.draw, from);
         let mut grads = BlockTensors::filled(&form, 0.0);
         let dx = reference::form_backward(&form, 4, &x, &params, &out, &dy, &mut grads, case.draw);
         // A direction for each input and parameter, and the slope that the gradients tell.
         let mut rng = Rng::new(4);
         let mut direction = BlockTensors::filled(&form, 0.0);
-        each(&mut direction, |_, values| values.iter_mut().for_each(|v| *v = f64::from(rng.unit())));
+        each(&mut direction, |name, values| {
+            values.iter_mut().filter(|_| name != "running").for_each(|v| *v = f64::from(rng.unit()));
+        });
         let along_x = to_f64(&rng.vec(x.len()));
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let told = dot(&dx, &along_x) + dot(&flat(&grads), &flat(&direction));
@@ -183,7 +195,7 @@ fn gradients_are_the_slopes_of_the_loss_in_f64() {
             let (mut params, steps) = (params.clone(), flat(&direction));
             let mut steps = steps.iter();
             each(&mut params, |_, values| values.iter_mut().zip(&mut steps).for_each(|(v, d)| *v += step * d));
-            dot(&reference::form(&form, 4, &x, &params, case.draw).y, &dy)
+            dot(&reference::form(&form, 4, &x, &params, case.draw, from).y, &dy)
         };
         let h = 1e-4;
         let slope = (8.0 * (loss(h) - loss(-h)) - (loss(2.0 * h) - loss(-2.0 * h))) / (12.0 * h);

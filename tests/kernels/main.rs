@@ -20,3 +20,4 @@ mod pack;
 mod program;
 mod reference;
 mod sharing;
+mod statistics;
