@@ -43,6 +43,7 @@ pub use gemm::blocking::Blocking;
 pub use layers::block::Block;
 pub use layers::functional::Functional;
 pub use layers::init::{Init, Scheme};
+pub use layers::keep::Keep;
 pub use layers::linear::Linear;
 pub use layers::norm::NormLayer;
 pub use layers::sequence::{Node, Sequence};

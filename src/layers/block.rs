@@ -172,6 +172,9 @@ impl Compiled for Block {
     fn program(&self) -> &Arc<Program> {
         &self.program
     }
+    fn replace_program(&mut self, program: Arc<Program>) {
+        self.program = program;
+    }
     fn tensors<'a>(&'a self, within: Within, see: &mut dyn FnMut(TensorRef<'a>)) {
         for ((part, ..), map) in maps(&self.form).zip(&self.affines) {
             map.visit(within.part(part), see);

@@ -1,5 +1,6 @@
 //! Networks without weights of their own: every call brings them, in the caller's slices.
 
+use super::keep::{Keep, keeping};
 use super::{GradMode, Layer};
 use crate::Activation;
 use crate::context::Context;
@@ -104,6 +105,14 @@ impl Functional {
     /// The formula of a layer or a whole network, without its weights.
     pub fn of<L: Layer>(layer: &L) -> Self {
         Self { program: Arc::clone(layer.program()) }
+    }
+
+    /// The same, with other records: see [`Layer::set_keep`].
+    ///
+    /// # Errors
+    /// As [`Layer::set_keep`].
+    pub fn with_keep(self, keep: Keep) -> Result<Self, Error> {
+        Ok(Self { program: keeping(&self.program, keep)? })
     }
 
     /// Features of an input row.

@@ -122,6 +122,9 @@ impl Compiled for Linear {
     fn program(&self) -> &Arc<Program> {
         &self.program
     }
+    fn replace_program(&mut self, program: Arc<Program>) {
+        self.program = program;
+    }
     fn tensors<'a>(&'a self, within: Within, see: &mut dyn FnMut(TensorRef<'a>)) {
         self.affine.visit(within.part(Part::Linear), see);
     }

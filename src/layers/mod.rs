@@ -5,6 +5,7 @@ mod fold;
 pub(crate) mod functional;
 mod index;
 pub(crate) mod init;
+pub(crate) mod keep;
 pub(crate) mod linear;
 pub(crate) mod norm;
 pub(crate) mod sequence;
@@ -25,6 +26,7 @@ use crate::run::source::{Slots, Source};
 use crate::run::workspace::Workspace;
 use crate::run::{Network, Wanted, backward, forward};
 use crate::weights::{Affine, Vector};
+use keep::Keep;
 use std::sync::Arc;
 
 /// A network or a part of one: [`crate::Linear`], [`crate::Block`], [`crate::Stack`] or [`crate::Sequence`]. (Sealed: a network is a program
@@ -202,6 +204,29 @@ pub trait Layer: Compiled + Sized {
         record_len(self.program(), n, self.inputs())
     }
 
+    /// Sets what recorded passes keep for backward: [`Keep::All`] at first; a network made of layers has what they have. Records of before are no
+    /// longer of this network.
+    ///
+    /// ```
+    /// # use resblock::*;
+    /// # fn main() -> Result<(), Error> {
+    /// let blocks = (0..6).map(|i| Block::with_form(&BlockForm::gpt2(64, 256), &mut Init::he(i)));
+    /// let mut net = Stack::from_blocks(blocks.collect::<Result<_, _>>()?)?;
+    /// let all = net.record_len(128)?;
+    /// net.set_keep(Keep::Inputs)?;
+    /// assert!(net.record_len(128)? < all / 10);
+    /// net.set_keep(Keep::Within { bytes: 1 << 20, rows: 128 })?;
+    /// assert!(net.record_len(128)? * 4 <= 1 << 20);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming `bytes` if not even what enters each layer fits; [`Error::Overflow`], [`Error::Memory`]. Nothing is changed then.
+    fn set_keep(&mut self, keep: Keep) -> Result<(), Error> {
+        keep::set(self, keep)
+    }
+
     /// As [`Layer::forward_to`], with the record in the caller's memory: [`Layer::record_len`] floats. It is fastest at a multiple of 64
     /// bytes, and right anywhere. It may be moved and copied, but not changed.
     ///
@@ -251,6 +276,8 @@ fn check<L: Layer>(layer: &L, x: MatRef<'_>, y: &MatMut<'_>) -> Result<(), Error
 #[allow(unreachable_pub, missing_docs, reason = "seals the public trait `Layer`: nameable by nobody outside")]
 pub trait Compiled: Sync {
     fn program(&self) -> &Arc<Program>;
+    /// By one of the same forms.
+    fn replace_program(&mut self, program: Arc<Program>);
     /// Calls `see` with every parameter, named as in a network where the layer is at `within`.
     fn tensors<'a>(&'a self, within: Within, see: &mut dyn FnMut(TensorRef<'a>));
     fn tensors_mut<'a>(&'a mut self, within: Within, see: &mut dyn FnMut(TensorMut<'a>));

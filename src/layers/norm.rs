@@ -90,6 +90,9 @@ impl Compiled for NormLayer {
     fn program(&self) -> &Arc<Program> {
         &self.program
     }
+    fn replace_program(&mut self, program: Arc<Program>) {
+        self.program = program;
+    }
     fn tensors<'a>(&'a self, within: Within, see: &mut dyn FnMut(TensorRef<'a>)) {
         for (role, vector) in self.norm.roles().zip(&self.vectors) {
             see(TensorRef::new(within.part(Part::Norm).tensor(role), vector.view()));

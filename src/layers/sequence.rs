@@ -118,7 +118,7 @@ impl Sequence {
         }
         let program = compile(nodes.iter().flat_map(|node| {
             let program = with_layer!(node, layer => layer.program());
-            program.forms()
+            program.outline()
         }))?;
         let counts = nodes.iter().map(|node| with_layer!(node, layer => (layer.affine_count(), layer.vector_count())));
         let index = Index::new(&program, counts)?;
@@ -139,6 +139,9 @@ impl Sequence {
 impl Compiled for Sequence {
     fn program(&self) -> &Arc<Program> {
         &self.program
+    }
+    fn replace_program(&mut self, program: Arc<Program>) {
+        self.program = program;
     }
     fn tensors<'a>(&'a self, _: Within, see: &mut dyn FnMut(TensorRef<'a>)) {
         for (i, node) in self.nodes.iter().enumerate() {

@@ -111,9 +111,9 @@ impl Stack {
     }
 
     fn compile(input: Option<Linear>, blocks: Vec<Block>, output: Option<Linear>) -> Result<Self, Error> {
-        let first = input.iter().flat_map(|layer| layer.program().forms());
-        let inner = blocks.iter().flat_map(|block| block.program().forms());
-        let last = output.iter().flat_map(|layer| layer.program().forms());
+        let first = input.iter().flat_map(|layer| layer.program().outline());
+        let inner = blocks.iter().flat_map(|block| block.program().outline());
+        let last = output.iter().flat_map(|layer| layer.program().outline());
         let program = compile(first.chain(inner).chain(last))?;
         let inner = blocks.iter().map(|block| (block.affine_count(), block.vector_count()));
         let (first, last) = (input.iter().map(|_| (1, 0)), output.iter().map(|_| (1, 0)));
@@ -166,6 +166,9 @@ impl Stack {
 impl Compiled for Stack {
     fn program(&self) -> &Arc<Program> {
         &self.program
+    }
+    fn replace_program(&mut self, program: Arc<Program>) {
+        self.program = program;
     }
     fn tensors<'a>(&'a self, within: Within, see: &mut dyn FnMut(TensorRef<'a>)) {
         if let Some(input) = &self.input {

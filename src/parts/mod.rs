@@ -15,25 +15,27 @@ use crate::program::form::Form;
 use crate::program::{Builder, Port, Program, Val};
 use std::sync::Arc;
 
-/// The program of some forms, each of which takes what the one before puts out.
+/// The program of some forms, each of which takes what the one before puts out; of each, whether its inputs alone go on record.
 ///
 /// # Errors
 /// [`Error::Memory`]. (A part's own lists, of some hundred bytes, are as any small allocation.)
-pub(crate) fn compile(forms: impl Iterator<Item = Form> + Clone) -> Result<Arc<Program>, Error> {
+pub(crate) fn compile(forms: impl Iterator<Item = (Form, bool)> + Clone) -> Result<Arc<Program>, Error> {
     Ok(Arc::new(build(Builder::new(forms.clone().count())?, forms)))
 }
 
 /// The program of one form.
 pub(crate) fn compile_one(form: Form) -> Arc<Program> {
-    Arc::new(build(Builder::default(), [form].into_iter()))
+    Arc::new(build(Builder::default(), [(form, false)].into_iter()))
 }
 
-fn build(mut builder: Builder, forms: impl Iterator<Item = Form>) -> Program {
+fn build(mut builder: Builder, forms: impl Iterator<Item = (Form, bool)>) -> Program {
     let mut y = None;
-    for form in forms {
-        builder.begin(form);
+    for (form, recompute) in forms {
+        builder.begin(form, recompute);
         let x = y.unwrap_or_else(|| builder.load(Port::X, form.inputs()));
-        y = Some(form.emit(&mut builder, x));
+        let out = form.emit(&mut builder, x);
+        builder.end(out);
+        y = Some(out);
     }
     builder.finish(y)
 }

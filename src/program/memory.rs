@@ -8,7 +8,7 @@
 //! the group). Values whose moments do not meet may share a place. They are taken in the order of their first moments, so one pass is
 //! enough: each takes the lowest gap that is free from its first moment on.
 
-use super::{Grad, Part, Port, Program, Step, Use, Val, Value};
+use super::{Grad, Part, Port, Program, Step, Val, Value};
 use crate::error::Error;
 use crate::gemm::buffers::room;
 use std::iter;
@@ -157,13 +157,13 @@ impl Memory {
     ) -> Option<()> {
         self.statistics = statistics;
         self.lives[program.dx.index()].wanted = dx_wanted;
-        for Part { backward, grads, .. } in &program.parts {
+        for Part { again, backward, grads, .. } in &program.parts {
             grads.iter().flat_map(Grad::reads).for_each(|val| self.lives[val.index()].wanted = true);
-            backward.iter().rev().for_each(|step| self.want(step));
+            again.iter().chain(backward).rev().for_each(|step| self.want(step));
         }
         for (moment, group) in groups.enumerate() {
-            for Part { backward, grads, .. } in program.parts[group].iter().rev() {
-                backward.iter().for_each(|step| self.live(step, moment));
+            for Part { again, backward, grads, .. } in program.parts[group].iter().rev() {
+                again.iter().chain(backward).for_each(|step| self.live(step, moment));
                 grads.iter().flat_map(Grad::reads).for_each(|val| self.lives[val.index()].at(moment));
             }
         }
@@ -197,17 +197,16 @@ impl Memory {
         if matches!(step, Step::Batch(_)) && !self.statistics {
             return None;
         }
-        step.map(|val, of| (of == Use::Read || self.lives[val.index()].wanted).then_some(val))
+        step.needed(|val| self.lives[val.index()].wanted)
     }
 
     /// Wants what a step reads, if something is wanted of it. To be asked of later steps first.
     fn want(&mut self, step: &Step<Val>) {
-        if let Step::Chunks { first, second, last } = *step {
-            return last.into_iter().chain(second).chain([first]).for_each(|g| self.want(&Step::Gemm(g)));
-        }
-        if let Some(step) = self.wanted(step) {
-            step.operands(|val, _| self.lives[val.index()].wanted = true);
-        }
+        step.each_gemm(|step| {
+            if let Some(step) = self.wanted(step) {
+                step.operands(|val, _| self.lives[val.index()].wanted = true);
+            }
+        });
     }
 
     fn live(&mut self, step: &Step<Val>, moment: usize) {

@@ -368,6 +368,45 @@ impl<V: Copy> Step<V> {
         })
     }
 
+    /// Calls `f` with the step, or with each GEMM of those that go by chunks, the last one first: it may read what those before it make.
+    fn each_gemm(&self, mut f: impl FnMut(&Self)) {
+        match *self {
+            Step::Chunks { first, second, last } => {
+                last.into_iter().chain(second).chain([first]).for_each(|g| f(&Step::Gemm(g)));
+            }
+            _ => f(self),
+        }
+    }
+
+    /// The step without what is not wanted of it, as far as it can do without; None if nothing is wanted.
+    fn needed(&self, wanted: impl Fn(V) -> bool) -> Option<Self> {
+        self.map(|v, of| (of == Use::Read || wanted(v)).then_some(v)).or_else(|| {
+            let mut some = false;
+            self.operands(|v, of| some |= of == Use::Write && wanted(v));
+            some.then_some(*self)
+        })
+    }
+
+    /// What is left of the step where it may not make `y`. Loads and statistics are not taken again; what goes by chunks is parted from the GEMM that reads
+    /// them, since it is wanted whole, and one step would write more places than it may.
+    fn but_for(&self, y: V) -> impl Iterator<Item = Self> + use<V>
+    where
+        V: PartialEq,
+    {
+        let (one, other) = match *self {
+            Step::Load { .. } | Step::Batch(_) => (None, None),
+            Step::Chunks { first, second, last } => {
+                (Some(Step::Chunks { first, second, last: None }), last.map(Step::Gemm))
+            }
+            step => (Some(step), None),
+        };
+        one.into_iter().chain(other).filter(move |step| {
+            let mut makes = false;
+            step.operands(|v, of| makes |= of == Use::Write && v == y);
+            !makes
+        })
+    }
+
     /// Calls `f` with each operand.
     pub(crate) fn operands(&self, mut f: impl FnMut(V, Use)) {
         self.map(|v, of| {
@@ -404,13 +443,61 @@ impl Grad {
 #[derive(Debug, Clone)]
 pub(crate) struct Part {
     pub(crate) form: Form,
+    /// Whether its inputs alone go on record.
+    pub(crate) recompute: bool,
+    pub(crate) y: Val,
     pub(crate) forward: Vec<Step<Val>>,
+    /// What backward begins with: the steps forward whose results it needs and the record does not have.
+    pub(crate) again: Vec<Step<Val>>,
     pub(crate) backward: Vec<Step<Val>>,
     pub(crate) grads: Vec<Grad>,
     /// Multiply-adds of a forward pass, for one row.
     pub(crate) work: usize,
+    /// Floats of record for each row that computing again saves, or would save.
+    pub(crate) saves: usize,
     /// Columns that a row block of the part keeps in cache: those of its input, and of the hidden values or the output.
     pub(crate) width: usize,
+}
+
+impl Part {
+    /// Finds the steps that can be taken again, and what they need. All goes again but the last step, which makes the result, and what it
+    /// leaves beside that; statistics of the batch are on record in any case. If the part is to be recomputed, its values are marked so.
+    fn recompute(&mut self, values: &mut [Value]) {
+        let again = self.forward.iter().flat_map(|step| step.but_for(self.y));
+        let again: Vec<Step<Val>> = again.collect();
+        let (mut made, mut wanted) = (Vec::new(), Vec::new());
+        for step in &again {
+            step.operands(|v, of| made.extend((of == Use::Write).then_some(v)));
+        }
+        let of = |v: &&Val| values[v.index()].read;
+        wanted.extend(made.iter().filter(of).copied());
+        let saved: usize = wanted.iter().map(|v| values[v.index()].width()).fold(0, usize::saturating_add);
+        let mut steps = Vec::new();
+        for step in again.iter().rev() {
+            step.each_gemm(|step| {
+                if let Some(step) = step.needed(|v| wanted.contains(&v)) {
+                    step.operands(|v, _| wanted.push(v));
+                }
+            });
+            steps.extend(step.needed(|v| wanted.contains(&v)));
+        }
+        steps.reverse();
+        let mut cost = 0usize;
+        for step in &steps {
+            step.operands(|v, of| {
+                let value = &mut values[v.index()];
+                if of == Use::Read && !made.contains(&v) && !value.read && value.vector.is_none() {
+                    cost = cost.saturating_add(value.width());
+                    value.read |= self.recompute;
+                }
+            });
+        }
+        self.saves = saved.saturating_sub(cost);
+        if self.recompute {
+            made.iter().for_each(|v| values[v.index()].read = false);
+            self.again = steps;
+        }
+    }
 }
 
 /// A compiled network.
@@ -441,6 +528,11 @@ pub(crate) fn wide(cols: usize) -> usize {
 }
 
 impl Program {
+    /// The forms that it was compiled from, and of which the inputs alone go on record.
+    pub(crate) fn outline(&self) -> impl Iterator<Item = (Form, bool)> + Clone {
+        self.parts.iter().map(|part| (part.form, part.recompute))
+    }
+
     /// The forms that it was compiled from.
     pub(crate) fn forms(&self) -> impl Iterator<Item = Form> + Clone {
         self.parts.iter().map(|part| part.form)
@@ -505,7 +597,7 @@ impl fmt::Debug for Program {
 
 /// FNV-1a of what the forms say of themselves.
 fn fingerprint(parts: &[Part]) -> u64 {
-    let forms = parts.iter().map(|part| format!("{:?};", part.form));
+    let forms = parts.iter().map(|part| format!("{:?}{};", part.form, if part.recompute { ", again" } else { "" }));
     forms
         .flat_map(String::into_bytes)
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
@@ -555,11 +647,17 @@ impl Builder {
         Ok(builder)
     }
 
-    /// Begins the next part.
-    pub(crate) fn begin(&mut self, form: Form) {
+    /// Begins the next part; `recompute`: whether its inputs alone go on record.
+    pub(crate) fn begin(&mut self, form: Form, recompute: bool) {
         self.part = self.parts.len();
-        let (forward, backward, grads) = (Vec::new(), Vec::new(), Vec::new());
-        self.parts.push(Part { form, forward, backward, grads, work: 0, width: form.inputs() });
+        let (forward, again, backward, grads) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (y, width) = (Val::new(0), form.inputs());
+        self.parts.push(Part { form, recompute, y, forward, again, backward, grads, work: 0, saves: 0, width });
+    }
+
+    /// Ends the part at hand, whose result is `y`.
+    pub(crate) fn end(&mut self, y: Val) {
+        self.parts[self.part].y = y;
     }
 
     /// A value of `cols` columns.
@@ -660,6 +758,7 @@ impl Builder {
             self.step(Step::Probe { part, a: dy });
             dy = adjoint(&mut self, dy);
         }
+        self.parts.iter_mut().for_each(|part| part.recompute(&mut self.values));
         let Self { parts, mut values, affines, vectors, statistics, .. } = self;
         let mut record = Some(0usize);
         let once = |value: &Value| value.vector.is_some() || value.statistic.is_some();

@@ -92,7 +92,10 @@ impl Page<'_> {
             for index in group.parts.clone().rev() {
                 let part = &program.parts[index];
                 writeln!(self.text, "  part {index}: {}", flops(n, part.work, 2))?;
-                for step in &part.backward {
+                if part.recompute {
+                    writeln!(self.text, "    again, from what entered:")?;
+                }
+                for step in part.again.iter().chain(&part.backward) {
                     self.step(step)?;
                 }
             }

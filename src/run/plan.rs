@@ -79,7 +79,8 @@ impl Plan {
     }
 
     fn make_backward(&mut self, program: &Program, key: Key) -> Result<(), Error> {
-        self.begin(program, program.parts.iter().map(|part| part.backward.len()).sum(), program.parts.len())?;
+        let steps = program.parts.iter().map(|part| part.again.len() + part.backward.len());
+        self.begin(program, steps.sum(), program.parts.len())?;
         let chunk = self.chunk(key);
         self.group(program, key);
         let groups = self.groups.iter().map(|group| group.parts.clone());
@@ -92,7 +93,9 @@ impl Plan {
             let parts = &program.parts[group.parts.clone()];
             (group.steps.start, group.barriers.start) = (steps.len(), barriers.len());
             for part in parts.iter().rev() {
-                Lowering { program, memory, chunk }.steps(&part.backward, steps, barriers);
+                let lowering = Lowering { program, memory, chunk };
+                lowering.steps(&part.again, steps, barriers);
+                lowering.steps(&part.backward, steps, barriers);
             }
             (group.steps.end, group.barriers.end) = (steps.len(), barriers.len());
             group.sums.start = sums.len();

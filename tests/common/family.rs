@@ -4,7 +4,7 @@ use super::{Grid, Layout, Rng, assert_same, mat};
 use resblock::reference::{self, BlockTensors, MapTensors, NormTensors, Real, Statistics};
 use resblock::{
     Activation, Affine, AffineGradMut, AffineRef, Block, BlockForm, Context, Draw, Dropout, Functional, GradMode,
-    Gradients, GradsMut, Layer, NormKind, ParamsRef, Skip, Vector, Workspace,
+    Gradients, GradsMut, Keep, Layer, NormKind, ParamsRef, Skip, Vector, Workspace,
 };
 use std::fmt::Display;
 
@@ -21,6 +21,7 @@ pub(crate) struct Case {
     pub(crate) draw: Option<Draw>,
     /// Where recorded passes have the statistics of norms of columns from.
     pub(crate) from: Statistics,
+    pub(crate) keep: Keep,
 }
 
 /// What a forward and backward pass leaves.
@@ -116,7 +117,7 @@ impl Case {
         each(&mut preset, |_, values| values.iter_mut().for_each(|v| *v = rng.unit()));
         let (x, dy) = (rng.vec(rows * form.inputs), rng.vec(rows * form.outputs));
         let draw = Some(Draw { seed: rng.next(), step: rng.next() as u32, first_row: rng.next() >> 40 });
-        Self { form, rows, params, preset, x, dy, draw, from: Statistics::Batch }
+        Self { form, rows, params, preset, x, dy, draw, from: Statistics::Batch, keep: Keep::All }
     }
 
     /// How recorded passes run.
@@ -130,7 +131,7 @@ impl Case {
     }
 
     pub(crate) fn oracle(&self, accumulate: bool) -> Trained {
-        let Self { form, rows, params, preset, x, dy, draw, from } = self;
+        let Self { form, rows, params, preset, x, dy, draw, from, .. } = self;
         let mut grads = if accumulate { preset.clone() } else { BlockTensors::filled(form, 0.0) };
         let out = reference::form(form, *rows, x, params, *draw, *from);
         let dx = reference::form_backward(form, *rows, x, params, &out, dy, &mut grads, *draw);
@@ -143,7 +144,9 @@ impl Case {
         };
         let affines = maps(&self.params).zip(shapes(&self.form)).map(affine).collect();
         let vectors = vectors(&self.params).map(|values| Vector::new(values).expect("a vector")).collect();
-        Block::from_parts(&self.form, affines, vectors).expect("a block")
+        let mut block = Block::from_parts(&self.form, affines, vectors).expect("a block");
+        block.set_keep(self.keep).expect("a policy");
+        block
     }
 
     /// Tensors of a block of this form, from their rows in order.
@@ -216,7 +219,7 @@ impl Case {
         accumulate: bool,
     ) -> Trained {
         let (d, m, n) = (self.form.inputs, self.form.outputs, self.rows);
-        let net = Functional::form(&self.form).expect("a form");
+        let net = Functional::form(&self.form).and_then(|net| net.with_keep(self.keep)).expect("a form");
         assert!(net.shapes().eq(shapes(&self.form).into_iter().map(|(k, m)| (m, k))));
         let layout_of = if turned { Layout::Transposed(3) } else { Layout::Tight };
         let held = |tensors: &BlockTensors<f32>| -> Vec<Grid> {

@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use resblock::bounds::Running;
 use resblock::reference::{self, BlockTensors, Statistics};
 use resblock::{
-    Activation, Affine, Block, BlockForm, BranchScale, Draw, Dropout, Error, Functional, Init, Layer, Norm, NormKind,
-    Sequence, Skip, Stack, Vector, Workspace,
+    Activation, Affine, Block, BlockForm, BranchScale, Context, Draw, Dropout, Error, Functional, GradMode, Gradients,
+    Init, Keep, Layer, Norm, NormKind, Record, Sequence, Skip, Stack, Vector, Workspace,
 };
 
 fn any_norm() -> impl Strategy<Value = Option<Norm>> {
@@ -74,13 +74,14 @@ proptest! {
         seed in any::<u64>(),
         layout in prop::sample::select(&LAYOUTS[..]),
         blocking in crate::common::any_blocking(),
-        (turned, accumulate, frozen) in any::<(bool, bool, bool)>(),
+        (turned, accumulate, frozen, again) in any::<(bool, bool, bool, bool)>(),
         cut in any::<prop::sample::Index>(),
     ) {
         let mut case = Case::random(form, rows, seed);
         if frozen || rows == 1 {
             case.from = Statistics::Running;
         }
+        case.keep = if again { Keep::Inputs } else { Keep::All };
         let want = case.oracle(accumulate);
         let mut ws = Workspace::new();
         for ctx in contexts() {
@@ -108,10 +109,11 @@ proptest! {
 #[test]
 fn named_blocks_have_the_bits_of_their_specification() {
     for (name, form) in named(48, 80).into_iter().chain(named(33, 17)) {
-        let case = Case::random(form, 70, 5);
+        let mut case = Case::random(form, 70, 5);
         let want = case.oracle(true);
         let cut = if has_statistics(&form) { 70 } else { 31 };
-        for ctx in contexts() {
+        for (ctx, keep) in contexts().into_iter().flat_map(|ctx| [(ctx, Keep::All), (ctx, Keep::Inputs)]) {
+            case.keep = keep;
             for blocking in blockings() {
                 let ctx = ctx.with_blocking(blocking);
                 case.owned(&ctx, &mut Workspace::new(), Layout::Tight, cut, true)
@@ -311,4 +313,61 @@ fn masks_are_those_of_the_draw_and_nothing_is_dropped_without_one() {
         assert_ne!(run(Some(other), 0..9), whole, "{other:?}");
     }
     assert_ne!(whole, still);
+}
+
+#[test]
+fn a_network_keeps_what_its_budget_allows_and_has_the_same_gradients() {
+    let forms = [
+        BlockForm::gpt2(16, 64),
+        BlockForm::llama(16, 48),
+        BlockForm::bert(16, 64),
+        BlockForm::resnet_v1(16, 32),
+        BlockForm::tabular(16, 32, Dropout { hidden: 0.5, branch: 0.1, depth: 0.0 }),
+        BlockForm::resnet_v2(16, 32),
+    ];
+    let blocks = forms.iter().cycle().take(12).map(|form| Block::with_form(form, &mut Init::he(3)).expect("a block"));
+    let mut net = Stack::from_blocks(blocks.collect()).expect("a stack");
+    let (x, dy) = (Rng::new(1).vec(40 * 16), Rng::new(2).vec(40 * 16));
+    let step = |net: &Stack, ctx: &Context| {
+        let (mut ws, mut grads) = (Workspace::new(), Gradients::new(net).expect("gradients"));
+        let (mut y, mut dx) = (vec![0.0; 40 * 16], vec![0.0; 40 * 16]);
+        let ctx = ctx.with_draw(Some(Draw { seed: 1, step: 2, first_row: 3 }));
+        let pass = net.forward(&ctx, &mut ws, mat(&x, 40, 16), mat_mut(&mut y, 40, 16)).expect("forward");
+        pass.backward(mat(&dy, 40, 16), Some(mat_mut(&mut dx, 40, 16)), &mut grads, GradMode::Overwrite)
+            .expect("backward");
+        let grads: Vec<f32> = grads.iter().flat_map(|gradient| gradient.iter().collect::<Vec<_>>()).collect();
+        (y, dx, grads)
+    };
+    let want = step(&net, &fastest());
+    let len = |net: &Stack| net.record_len(40).expect("a length") * 4;
+    let all = len(&net);
+    net.set_keep(Keep::Inputs).expect("a policy");
+    let least = len(&net);
+    assert!(least < all / 4, "{least} of {all} bytes");
+    let mut before = 0;
+    for bytes in [least, least + 1, (least + all) / 3, (least + all) / 2, all - 1, all, usize::MAX] {
+        net.set_keep(Keep::Within { bytes, rows: 40 }).expect("a policy");
+        assert!(len(&net) <= bytes && len(&net) >= before, "{} of {bytes} bytes", len(&net));
+        before = len(&net);
+        let threads = [Threads::Seq, Threads::Rayon(3)]
+            .map(|threads| threads.run(fastest(), |ctx| step(&net, &ctx.with_machine(eager()))));
+        for got in [step(&net, &fastest())].into_iter().chain(threads) {
+            assert_same("y", &got.0, &want.0);
+            assert_same("dx", &got.1, &want.1);
+            assert_same("gradients", &got.2, &want.2);
+        }
+    }
+    assert_eq!(before, all);
+    let refused = net.set_keep(Keep::Within { bytes: least - 1, rows: 40 }).expect_err("a refusal");
+    assert!(matches!(refused, Error::Setting { operand: "bytes", .. }), "{refused}");
+    assert_eq!(len(&net), all, "nothing has changed");
+
+    // A record is of the network with the policy that it was made with.
+    let (mut ws, mut record, mut y) = (Workspace::new(), Record::new(), vec![0.0; 40 * 16]);
+    net.forward_to(&fastest(), &mut ws, mat(&x, 40, 16), mat_mut(&mut y, 40, 16), &mut record).expect("forward");
+    net.set_keep(Keep::Inputs).expect("a policy");
+    let mut grads = Gradients::new(&net).expect("gradients");
+    let (record, dy) = (record.as_slice(), mat(&dy, 40, 16));
+    let refused = net.backward(&fastest(), &mut ws, record, dy, None, &mut grads, GradMode::Overwrite);
+    assert!(matches!(refused, Err(Error::Length { operand: "record", .. })), "{refused:?}");
 }
