@@ -59,6 +59,8 @@ const STEPS: [&str; 8] = ["infer", "forward", "backward", "probed backward", "cl
 
 /// Allocations in each of `STEPS` on a warm workspace, after two rounds of warm-up.
 fn allocations<L: Layer + Clone>(ctx: &Context, layer: &L, n: usize, in_place: bool) -> [usize; STEPS.len()] {
+    // A single row has no statistics of a batch.
+    let ctx = &ctx.with_frozen_statistics(n == 1);
     let mut rng = Rng::new(1);
     let (inputs, outputs) = (layer.inputs(), layer.outputs());
     let (x, target) = (rng.vec(n * inputs), rng.vec(n * outputs));
@@ -93,7 +95,10 @@ fn allocations<L: Layer + Clone>(ctx: &Context, layer: &L, n: usize, in_place: b
         done.expect("a norm");
         let (s, done) = count(|| sgd.step(ctx, &mut layer, &grads));
         done.expect("a step");
-        let (a, done) = count(|| adam.step(ctx, &mut layer, &grads));
+        let (a, done) = count(|| {
+            adam.step(ctx, &mut layer, &grads)?;
+            layer.update_statistics(ws.record().as_slice(), 0.1)
+        });
         done.expect("a step");
         counts = [infer, forward, backward, probed, clip, s, a, loss];
     }

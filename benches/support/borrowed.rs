@@ -121,7 +121,7 @@ impl Runner for Borrowed<'_> {
                             map.bias = Some(values);
                         }
                     }
-                    _ => vector_grads.push(Some(values)),
+                    (role, _) => vector_grads.push(role.is_learned().then_some(values)),
                 }
             }
         }

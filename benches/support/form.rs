@@ -13,6 +13,8 @@ pub(crate) enum Form {
     PreLn,
     /// y = x + W2 φ(W1 n), n = RMSNorm(x)
     PreRms,
+    /// The same of n = BatchNorm(x)
+    PreBn,
     /// y = LayerNorm(x + W2 φ(W1 x + b1) + b2)
     PostLn,
     /// y = x + W2 (silu(W1 n) ⊙ (W3 n)), n = RMSNorm(x)
@@ -41,6 +43,7 @@ impl Form {
         match self {
             Form::Bare => bare,
             Form::PreLn => BlockForm { pre_norm: layer, ..bare },
+            Form::PreBn => BlockForm { pre_norm: Some(Norm::batch(1e-5)), ..bare },
             Form::PreRms => BlockForm { pre_norm: rms, biases: false, ..bare },
             Form::PostLn => BlockForm { post_norm: layer, ..bare },
             Form::SwiGlu => {
@@ -70,6 +73,8 @@ pub(crate) fn name(part: Part, role: Role, len: usize, outputs: usize) -> &'stat
         (Part::Shortcut, _) => "bs",
         (_, Role::Gain) => "g",
         (_, Role::Shift) => "e",
+        (_, Role::RunningMean) => "rm",
+        (_, Role::RunningVariance) => "rv",
         _ if len == 1 && outputs != 1 => "a",
         _ => "s",
     }

@@ -4,7 +4,7 @@ use super::problem::{Problem, Shape};
 use super::{Results, Runner};
 use aligned_vec::{AVec, ConstAlign};
 use resblock::{
-    Block, Context, Error, GradMode, Gradients, Init, Layer, MatMut, MatRef, Role, Scheme, Stack, Workspace,
+    Block, Context, Error, GradMode, Gradients, Init, Keep, Layer, MatMut, MatRef, Role, Scheme, Stack, Workspace,
 };
 
 /// A stack with the weights of a problem, packed once, and everything that its calls write.
@@ -48,6 +48,12 @@ impl<'p> Fused<'p> {
         Ok(Self { ctx: *ctx, problem, stack, workspace: Workspace::new(), gradients, x, dy, y, dx })
     }
 
+    /// The same, with other records.
+    pub(crate) fn keeping(mut self, keep: Keep) -> Result<Self, Error> {
+        self.stack.set_keep(keep)?;
+        Ok(self)
+    }
+
     /// The same network, for functional calls.
     pub(crate) fn stack(&self) -> &Stack {
         &self.stack
@@ -74,9 +80,10 @@ impl Runner for Fused<'_> {
     fn results(&self) -> Result<Results, Error> {
         let params = &self.problem.params;
         let mut grads: Vec<Vec<f32>> = params.iter().map(|param| Vec::with_capacity(param.values.len())).collect();
+        let learned: Vec<usize> = (0..params.len()).filter(|&i| params[i].role.is_learned()).collect();
         // Blocks have their parameters in one order.
-        for (i, gradient) in self.gradients.iter().enumerate() {
-            let (param, out) = (&params[i % params.len()], &mut grads[i % params.len()]);
+        for (gradient, &i) in self.gradients.iter().zip(learned.iter().cycle()) {
+            let (param, out) = (&params[i], &mut grads[i]);
             let at = out.len();
             out.resize(at + param.len(), 0.0);
             let out = MatMut::new(&mut out[at..], param.shape.0, param.shape.1)?;

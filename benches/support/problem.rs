@@ -106,7 +106,7 @@ impl Problem {
                 "X" | "dY" => (0.0, 1.0),
                 "W1" | "W3" | "Ws" => (0.0, one),
                 "W2" => (0.0, two),
-                "g" | "s" | "a" => (1.0, 0.2),
+                "g" | "s" | "a" | "rv" => (1.0, 0.2),
                 _ => (0.0, 0.1),
             };
             Ok((0..len).map(|_| from + rng.random_range(-1.0..1.0f32) * bound).collect())

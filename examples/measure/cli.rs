@@ -4,7 +4,7 @@ use crate::support::form::Form;
 use crate::support::problem::Shape;
 use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use resblock::{Activation, BlockForm, Dropout, Skip};
+use resblock::{Activation, BlockForm, Dropout, Keep, Skip};
 
 /// Measures a stack of residual blocks, y = x + phi(x W1 + b1) W2 + b2, and prints a CSV row: best and median time of a call,
 /// operations a second, and the fraction of the CPU's fused multiply-add peak, measured in the same run, that this is.
@@ -55,6 +55,9 @@ pub(crate) struct Args {
     /// functional calls bring into panels each time
     #[arg(long, value_enum, default_value_t = Weights::Owned, conflicts_with = "unfused")]
     pub(crate) weights: Weights,
+    /// What a training step keeps for its backward pass: all that it reads, or what enters each block, the rest being computed again
+    #[arg(long, value_enum, default_value_t = Kept::All, conflicts_with = "unfused")]
+    pub(crate) keep: Kept,
     /// Measure what plans are made from, print it, and make plans from it
     #[arg(long)]
     pub(crate) machine: bool,
@@ -96,6 +99,22 @@ pub(crate) enum Weights {
     Owned,
     InOut,
     OutIn,
+}
+
+/// What goes on record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Kept {
+    All,
+    Inputs,
+}
+
+impl From<Kept> for Keep {
+    fn from(kept: Kept) -> Self {
+        match kept {
+            Kept::All => Keep::All,
+            Kept::Inputs => Keep::Inputs,
+        }
+    }
 }
 
 impl Mode {

@@ -133,7 +133,7 @@ impl Server<'_> {
         let Results { y, dx, grads } = runner.results()?;
         write(dir, "Y", &y)?;
         write(dir, "dX", &dx)?;
-        for (param, grad) in problem.params.iter().zip(&grads) {
+        for (param, grad) in problem.params.iter().zip(&grads).filter(|(param, _)| param.role.is_learned()) {
             write(dir, &format!("d{}", param.name), grad)?;
         }
         Ok("OK".into())
@@ -160,7 +160,7 @@ pub(crate) fn runner<'p>(
     if args.unfused {
         return Ok(Box::new(Unfused::new(problem)));
     }
-    let fused = Fused::new(ctx, problem)?;
+    let fused = Fused::new(ctx, problem)?.keeping(args.keep.into())?;
     let orientation = match args.weights {
         Weights::Owned => return Ok(Box::new(fused)),
         Weights::InOut => Orientation::InputsOutputs,

@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use resblock::{
     Activation, AdamW, Block, BlockForm, BranchScale, Checkpoint, CheckpointError, Context, Error, GradMode, Gradients,
-    Init, Layer, Linear, Norm, NormKind, Optimizer, Part, SavedOptimizer, Sgd, Skip, Snapshot, Stack, Workspace,
+    Init, Layer, Linear, Norm, NormKind, NormLayer, Optimizer, Part, SavedOptimizer, Sequence, Sgd, Skip, Snapshot,
+    Stack, Workspace,
 };
 use std::alloc::{GlobalAlloc, System};
 use std::cell::Cell;
@@ -630,6 +631,19 @@ fn blocks_of_other_forms_are_told_apart_and_come_back() {
         block(BlockForm { post_norm: Some(Norm { gain: false, shift: false, ..Norm::layer(1e-5) }), ..bare }),
     ];
     assert_told_apart(&second, "second");
+    let plain = |norm| Norm { gain: false, shift: false, ..norm };
+    let before_head = |norm, phi| {
+        let head = Linear::with_init(3, 2, Activation::Identity, &mut Init::he(1)).expect("a layer");
+        let norm = NormLayer::new(3, norm, phi).expect("a norm");
+        Sequence::new([norm.into(), head.into()]).expect("a network")
+    };
+    let heads = [
+        before_head(plain(Norm::layer(1e-5)), Activation::Identity),
+        before_head(plain(Norm::layer(1e-6)), Activation::Identity),
+        before_head(plain(Norm::rms(1e-5)), Activation::Identity),
+        before_head(plain(Norm::rms(1e-5)), Activation::Relu),
+    ];
+    assert_told_apart(&heads, "layers.1.linear");
 
     let forms =
         [BlockForm::llama(8, 12), BlockForm::cait(8, 12, 0.1), BlockForm::resnet_v2(8, 12), BlockForm::rezero(8, 12)];

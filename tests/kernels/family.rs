@@ -112,7 +112,7 @@ fn named_blocks_have_the_bits_of_their_specification() {
         let mut case = Case::random(form, 70, 5);
         let want = case.oracle(true);
         let cut = if has_statistics(&form) { 70 } else { 31 };
-        for (ctx, keep) in contexts().into_iter().flat_map(|ctx| [(ctx, Keep::All), (ctx, Keep::Inputs)]) {
+        for (ctx, keep) in contexts().flat_map(|ctx| [(ctx, Keep::All), (ctx, Keep::Inputs)]) {
             case.keep = keep;
             for blocking in blockings() {
                 let ctx = ctx.with_blocking(blocking);
@@ -348,6 +348,7 @@ fn a_network_keeps_what_its_budget_allows_and_has_the_same_gradients() {
     for bytes in [least, least + 1, (least + all) / 3, (least + all) / 2, all - 1, all, usize::MAX] {
         net.set_keep(Keep::Within { bytes, rows: 40 }).expect("a policy");
         assert!(len(&net) <= bytes && len(&net) >= before, "{} of {bytes} bytes", len(&net));
+        assert!(len(&net) > least || bytes < (least + all) / 2, "of {bytes} bytes only {} are used", len(&net));
         before = len(&net);
         let threads = [Threads::Seq, Threads::Rayon(3)]
             .map(|threads| threads.run(fastest(), |ctx| step(&net, &ctx.with_machine(eager()))));

@@ -40,6 +40,9 @@ fn printing(folder: &Path) -> Vec<Command> {
     let mut flow = Command::new(common::example("flow"));
     flow.args(["--steps", "50", "--out"]).arg(folder);
     commands.push(flow);
+    let mut table = Command::new(common::example("table"));
+    table.args(["--depth", "2", "--width", "16", "--hidden", "17", "--epochs", "1", "--seeds", "1"]);
+    commands.push(table);
     for args in [&["--batch", "1", "--features", "3", "--seconds", "0"][..], &["--serve"], &["--help"], &["--version"]]
     {
         let mut command = Command::new(common::example("measure"));
