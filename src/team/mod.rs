@@ -10,6 +10,7 @@ pub(crate) mod par;
 pub(crate) mod pieces;
 mod sync;
 
+// Built by a crate of its own, .ci/model, which has loom.
 #[cfg(all(test, loom))]
 mod model;
 #[cfg(all(test, not(loom)))]

@@ -1,4 +1,4 @@
-//! The door in every order of events that the memory model allows, by `loom`: `RUSTFLAGS="--cfg loom" cargo test --release --lib team::model`.
+//! The door in every order of events that the memory model allows, by `loom`. The crate `.ci/model` runs it.
 
 use super::door::Door;
 use loom::cell::UnsafeCell;
