@@ -257,10 +257,10 @@ impl Functional {
     fn check_grads(&self, grads: &[AffineGradMut<'_>], vectors: &[Option<&mut [f32]>]) -> Result<(), Error> {
         expect_len("grads", self.program.affines.len(), grads.len())?;
         expect_len("dvectors", self.program.vectors.len(), vectors.len())?;
-        for (i, (len, vector)) in self.vector_lens().zip(vectors).enumerate() {
+        for ((len, learned), vector) in self.vector_lens().zip(&self.program.learned).zip(vectors) {
             let Some(vector) = vector else { continue };
             expect_len("dvector", len, vector.len())?;
-            if !self.program.is_learned(i) {
+            if !learned {
                 return Err(Error::Setting { operand: "dvector", reason: "a running average has no gradient" });
             }
         }

@@ -19,7 +19,8 @@ use crate::params::gradients::Gradients;
 use crate::params::name::{Place, Within};
 use crate::params::network::Parameters;
 use crate::params::tensor::{TensorMut, TensorRef};
-use crate::program::{Program, Side};
+use crate::program::Program;
+use crate::program::step::Side;
 use crate::run::explain::{Explanation, Purpose, explain};
 use crate::run::record::{Record, open, record_len, rows};
 use crate::run::source::{Slots, Source};
@@ -122,7 +123,8 @@ pub trait Layer: Compiled + Sized {
         }
         let program = Arc::clone(self.program());
         let n = rows(record, &program)?;
-        let Some(statistics) = open(record, &program, n, self.inputs())?.statistics.filter(|_| n > 0) else {
+        // Of one row no pass has left any: a record that says so was changed.
+        let Some(statistics) = open(record, &program, n, self.inputs())?.statistics.filter(|_| n > 1) else {
             return Ok(());
         };
         let line = |(vector, at): (usize, usize)| &statistics[at..][..program.vectors[vector]];

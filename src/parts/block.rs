@@ -6,9 +6,10 @@ use super::norm::{Emitted, NormOut, NormTensors, Statistics, norm, norm_backward
 use super::spec::{Real, input_gradient, row_sum, times_derivative, weight_gradient};
 use crate::Activation;
 use crate::gemm::epilogue::{Aux, Post, Scale};
+use crate::program::build::{Builder, Vector};
 use crate::program::form::{BlockForm, BranchScale, Dropout, Skip};
 use crate::program::norm::Norm;
-use crate::program::{Beside, Builder, GemmStep, Grad, MOST_POSTS, Posts, Side, Step, Val, Vector};
+use crate::program::step::{Beside, GemmStep, Grad, MOST_POSTS, Posts, Side, Step, Val};
 use crate::random::{Draw, Mask};
 
 /// What is added to a gradient on its way down, and times what.

@@ -2,7 +2,8 @@
 
 use crate::Activation;
 use crate::gemm::epilogue::{Aux, Post};
-use crate::program::{Beside, Builder, Posts, Step, Val};
+use crate::program::build::Builder;
+use crate::program::step::{Beside, Posts, Step, Val};
 
 /// An activation that has been emitted: how its derivative is told.
 #[derive(Debug, Clone, Copy)]

@@ -3,8 +3,9 @@
 use super::spec::{Real, input_gradient, times_derivative, weight_gradient};
 use crate::Activation;
 use crate::gemm::epilogue::{Aux, Post};
+use crate::program::build::Builder;
 use crate::program::form::Linear;
-use crate::program::{Beside, Builder, GemmStep, Grad, Port, Posts, Side, Step, Val};
+use crate::program::step::{Beside, GemmStep, Grad, Port, Posts, Side, Step, Val};
 
 impl Linear {
     pub(super) fn formula(self) -> String {

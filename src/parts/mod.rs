@@ -11,8 +11,10 @@ pub(crate) mod norm;
 pub(crate) mod spec;
 
 use crate::error::Error;
+use crate::program::Program;
+use crate::program::build::Builder;
 use crate::program::form::Form;
-use crate::program::{Builder, Port, Program, Val};
+use crate::program::step::{Port, Val};
 use std::sync::Arc;
 
 /// The program of some forms, each of which takes what the one before puts out; of each, whether its inputs alone go on record.

@@ -2,10 +2,11 @@
 
 use super::elementwise::activate;
 use super::spec::{Real, moments, row_sum};
+use crate::program::build::{Builder, Vector};
 use crate::program::form::NormForm;
 use crate::program::norm::{Norm, NormKind};
-use crate::program::{
-    BatchNormAdjointStep, BatchNormStep, BatchStep, Builder, Grad, NormAdjointStep, NormStep, Step, Val, Vector,
+use crate::program::step::{
+    BatchNormAdjointStep, BatchNormStep, BatchStep, Grad, NormAdjointStep, NormStep, Step, Val,
 };
 
 /// A norm that has been emitted: what its adjoint needs of it.

@@ -4,7 +4,8 @@
 //! are left. Which piece that is, and where in it, is the same for every row block; so it is worked out here, and a call only cuts.
 
 use super::memory::{Home, Memory};
-use super::{BatchStep, Program, Step, Use, Val, wide};
+use super::step::{BatchStep, Step, Use, Val};
+use super::{Program, wide};
 use std::iter;
 
 /// One of the two pieces of memory of a row block, or the parameters.

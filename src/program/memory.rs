@@ -8,7 +8,8 @@
 //! the group). Values whose moments do not meet may share a place. They are taken in the order of their first moments, so one pass is
 //! enough: each takes the lowest gap that is free from its first moment on.
 
-use super::{Grad, Part, Port, Program, Step, Val, Value};
+use super::step::{Grad, Port, Step, Val};
+use super::{Part, Program, Value};
 use crate::error::Error;
 use crate::gemm::buffers::room;
 use std::iter;

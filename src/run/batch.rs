@@ -20,7 +20,8 @@ use crate::gemm::norm::dot_rows;
 use crate::gemm::panels::{PANEL, PanelMut, PanelRef};
 use crate::gemm::start::Start;
 use crate::program::memory::{Home, Memory};
-use crate::program::{BatchStep, Program, Val, wide};
+use crate::program::step::{BatchStep, Val};
+use crate::program::{Program, wide};
 use crate::team::Team;
 use crate::team::pieces::{Chunks, Part, PartPiece, Parts, Pieces, Target, reuse};
 

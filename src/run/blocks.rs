@@ -3,9 +3,10 @@
 use super::batch::Slab;
 use crate::gemm::cells::Out;
 use crate::mat::MatRef;
+use crate::program::Program;
 use crate::program::lower::Cuts;
 use crate::program::memory::Memory;
-use crate::program::{Port, Program};
+use crate::program::step::Port;
 use crate::team::pieces::{Chunks, Columns, Cut, Grid, Pieces, Rectangles};
 use std::ops::Range;
 

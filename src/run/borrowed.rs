@@ -5,7 +5,8 @@ use crate::error::Error;
 use crate::gemm::buffers::{Buffer, room};
 use crate::gemm::factor::Factor;
 use crate::params::borrowed::{AffineRef, ParamsRef};
-use crate::program::{Program, Side, wide};
+use crate::program::step::Side;
+use crate::program::{Program, wide};
 
 /// The biases and vectors of a network, each padded to whole panels. Memory that grows to the largest network it has seen.
 #[derive(Debug, Clone, Default)]

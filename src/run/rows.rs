@@ -16,9 +16,10 @@ use crate::gemm::panels::{PANEL, PanelMut, PanelRef, panels};
 use crate::gemm::start::Start;
 use crate::program::lower::{Lowered, Operand, Region};
 use crate::program::norm::NormKind;
-use crate::program::{
-    BatchNormAdjointStep, BatchNormStep, Beside, GemmStep, MOST_POSTS, NormAdjointStep, NormStep, Posts, Step, wide,
+use crate::program::step::{
+    BatchNormAdjointStep, BatchNormStep, Beside, GemmStep, MOST_POSTS, NormAdjointStep, NormStep, Posts, Step,
 };
+use crate::program::wide;
 use crate::random::{Draw, Mask};
 use crate::simd::Isa;
 use crate::team::Team;

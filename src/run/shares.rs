@@ -3,7 +3,8 @@
 use crate::gemm::macro_kernel::TileSizes;
 use crate::gemm::panels::{PANEL, panels};
 use crate::program::lower::Operand;
-use crate::program::{Grad, Part, Program, Step, Val};
+use crate::program::step::{Grad, Step, Val};
+use crate::program::{Part, Program};
 use crate::team::pieces::{Grid, Part as SumPart};
 
 /// How a batch is shared out.

@@ -6,7 +6,8 @@ use crate::mat::MatMut;
 use crate::params::borrowed::GradsMut;
 use crate::params::gradients::Gradients;
 use crate::params::name::Role;
-use crate::program::{Side, wide};
+use crate::program::step::Side;
+use crate::program::wide;
 
 /// The weights of a network, by the number of the affine map. `Program::check` has seen that each is there and of its size.
 pub(crate) trait Source: Sync {
