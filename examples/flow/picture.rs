@@ -50,7 +50,13 @@ pub(crate) fn write(
             let marks = way.iter().map(|&point| Circle::new(point, 3, colour.filled()));
             chart.draw_series(marks)?.label(label).legend(move |(x, y)| Circle::new((x + 12, y), 3, colour.filled()));
         }
-        chart.configure_series_labels().label_font((FONT, 14)).border_style(GRID).background_style(WHITE).draw()?;
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft) // the way is below
+            .label_font((FONT, 14))
+            .border_style(GRID)
+            .background_style(WHITE)
+            .draw()?;
 
         let curves =
             [("Euler: first order", VERMILION, errors(|o| o.euler)), ("Heun: second order", BLUE, errors(|o| o.heun))];
