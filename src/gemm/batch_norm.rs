@@ -1,8 +1,8 @@
 //! Norms of columns by statistics that are there, forward and backward: element by element, a panel at a time.
 
 use super::cells::{In, Out};
-use super::lanes::{add_rows, fma_rows, fnma_rows, load_cells, mul_rows, sub_rows};
-use super::norm::{Group, groups, panel_of};
+use super::lanes::{fnma_rows, load_cells, mul_rows, sub_rows};
+use super::norm::{Group, groups, panel_of, scaled, with_skip};
 use super::panels::{PANEL, panels};
 use crate::simd::{Isa, Kernel, Simd};
 
@@ -82,15 +82,7 @@ impl Kernel for BatchNorm<'_> {
                 if let Some(normal) = &mut normal {
                     group.store(s, normal, p, x);
                 }
-                for x in &mut x {
-                    *x = match (gain, shift) {
-                        (Some(gain), Some(shift)) => fma_rows(s, *x, gain, shift),
-                        (Some(gain), None) => mul_rows(s, *x, gain),
-                        (None, Some(shift)) => add_rows(s, *x, shift),
-                        (None, None) => *x,
-                    };
-                }
-                group.store(s, &mut out, p, x);
+                group.store(s, &mut out, p, scaled(s, x, gain, shift));
             }
         }
     }
@@ -101,15 +93,17 @@ impl Kernel for BatchNormAdjoint<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let BatchNormAdjoint { epsilon, dn, rows, gain, normal, variance, through, skip, mut out } = self;
+        let (mean, slope) = through.unzip();
         for p in 0..panels(dn.cols()) {
             let mut rate = rates(s, variance, p, epsilon);
             if let Some(gain) = panel_of(s, gain, p) {
                 rate = mul_rows(s, gain, rate);
             }
+            // One of the two is not there without the other.
+            let (mean, slope) = (panel_of(s, mean, p), panel_of(s, slope, p));
             for group in groups(rows) {
                 let mut t = group.load(s, dn, p);
-                if let Some((mean, slope)) = through {
-                    let (mean, slope) = (load_cells(s, &mean[p * PANEL..]), load_cells(s, &slope[p * PANEL..]));
+                if let (Some(mean), Some(slope)) = (mean, slope) {
                     let x = group.load(s, normal, p);
                     for r in 0..Group::ROWS {
                         t[r] = fnma_rows(s, x[r], slope, sub_rows(s, t[r], mean));
@@ -118,17 +112,7 @@ impl Kernel for BatchNormAdjoint<'_> {
                 for t in &mut t {
                     *t = mul_rows(s, *t, rate);
                 }
-                if let Some((factor, skip)) = skip {
-                    let skip = group.load(s, skip, p);
-                    for r in 0..Group::ROWS {
-                        t[r] = if factor == 1.0 {
-                            add_rows(s, t[r], skip[r])
-                        } else {
-                            fma_rows(s, skip[r], s.row(s.splat(factor)), t[r])
-                        };
-                    }
-                }
-                group.store(s, &mut out, p, t);
+                group.store(s, &mut out, p, with_skip(s, group, t, skip, p));
             }
         }
     }

@@ -21,8 +21,8 @@ struct ColumnSums<'a> {
     sums: &'a mut [f32],
 }
 
-/// Panels at a time: additions of one chain wait for each other, those of four do not.
-const WIDE: usize = 4;
+/// Panels at a time: additions of one chain wait for each other, those of four do not. Pieces of what goes down columns are cut so.
+pub(crate) const WIDE: usize = 4;
 
 impl Kernel for ColumnSums<'_> {
     type Output = ();

@@ -11,6 +11,7 @@
 //! and at the end μ and S / n are rounded to f32. A piece of four panels is 8 KiB: its second pass reads L1.
 
 use super::cells::In;
+use super::column_sums::WIDE;
 use super::lanes::{add_rows, fma_rows, load_cells, store_cells, sub_rows};
 use super::panels::{PANEL, PanelRef, panels};
 use crate::simd::{Isa, Kernel, Simd};
@@ -18,8 +19,6 @@ use std::ops::Range;
 
 /// Rows of a piece.
 const PIECE: usize = 32;
-/// Panels at a time: chains enough to hide the latency of an addition.
-const WIDE: usize = 4;
 
 /// Mean and variance of the columns of `blocks`, all of as many columns as there are means, one below the other.
 pub(crate) fn moments<'a>(

@@ -168,6 +168,47 @@ pub(super) fn panel_of<S: Simd>(s: S, vector: Option<&[f32]>, p: usize) -> Optio
     }
 }
 
+/// γ x̂ + β, or what there is of it.
+#[inline(always)]
+pub(super) fn scaled<S: Simd>(
+    s: S,
+    mut x: [S::Row; ROWS],
+    gain: Option<S::Row>,
+    shift: Option<S::Row>,
+) -> [S::Row; ROWS] {
+    for r in 0..ROWS {
+        x[r] = match (gain, shift) {
+            (Some(gain), Some(shift)) => fma_rows(s, x[r], gain, shift),
+            (Some(gain), None) => mul_rows(s, x[r], gain),
+            (None, Some(shift)) => add_rows(s, x[r], shift),
+            (None, None) => x[r],
+        };
+    }
+    x
+}
+
+/// t + skip, or fma(factor, skip, t), of panel `p` of a group.
+#[inline(always)]
+pub(super) fn with_skip<S: Simd>(
+    s: S,
+    group: Group,
+    mut t: [S::Row; ROWS],
+    skip: Option<(f32, In<'_>)>,
+    p: usize,
+) -> [S::Row; ROWS] {
+    if let Some((factor, skip)) = skip {
+        let skip = group.load(s, skip, p);
+        for r in 0..ROWS {
+            t[r] = if factor == 1.0 {
+                add_rows(s, t[r], skip[r])
+            } else {
+                fma_rows(s, skip[r], s.row(s.splat(factor)), t[r])
+            };
+        }
+    }
+    t
+}
+
 /// The groups of so many rows.
 pub(super) fn groups(rows: usize) -> impl Iterator<Item = Group> {
     (0..rows).step_by(ROWS).map(move |first| Group { first, count: ROWS.min(rows - first) })
@@ -225,15 +266,7 @@ impl Kernel for Norm<'_> {
                 if let Some(normal) = &mut normal {
                     group.store(s, normal, p, x);
                 }
-                for r in 0..ROWS {
-                    x[r] = match (gain, shift) {
-                        (Some(gain), Some(shift)) => fma_rows(s, x[r], gain, shift),
-                        (Some(gain), None) => mul_rows(s, x[r], gain),
-                        (None, Some(shift)) => add_rows(s, x[r], shift),
-                        (None, None) => x[r],
-                    };
-                }
-                group.store(s, &mut out, p, x);
+                group.store(s, &mut out, p, scaled(s, x, gain, shift));
             }
         }
     }
@@ -282,17 +315,7 @@ impl Kernel for NormAdjoint<'_> {
                     t[r] = fnma_rows(s, x[r], s.row(s.splat(slopes[r])), t[r]);
                     t[r] = mul_rows(s, t[r], s.row(s.splat(rates[r])));
                 }
-                if let Some((factor, skip)) = skip {
-                    let skip = group.load(s, skip, p);
-                    for r in 0..ROWS {
-                        t[r] = if factor == 1.0 {
-                            add_rows(s, t[r], skip[r])
-                        } else {
-                            fma_rows(s, skip[r], s.row(s.splat(factor)), t[r])
-                        };
-                    }
-                }
-                group.store(s, &mut out, p, t);
+                group.store(s, &mut out, p, with_skip(s, group, t, skip, p));
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::gemm::blocking::streams_gradient;
 use crate::gemm::buffers::room;
 use crate::gemm::cells::Out;
-use crate::gemm::column_sums::column_sums;
+use crate::gemm::column_sums::{WIDE, column_sums};
 use crate::gemm::macro_kernel::{GradGemm, grad_gemm};
 use crate::gemm::moments::moments;
 use crate::gemm::norm::dot_rows;
@@ -163,9 +163,6 @@ pub(super) fn sums(
     });
 }
 
-/// Panels of a statistic that go side by side.
-const STATISTIC_PANELS: usize = 4;
-
 /// Takes statistics of the rows of a slab, which is the whole batch.
 pub(super) fn statistics(
     ctx: &Context,
@@ -183,21 +180,21 @@ pub(super) fn statistics(
         return;
     };
     let (one, other) = all[at..].split_at_mut(after - at);
-    let size = STATISTIC_PANELS * PANEL;
+    let size = WIDE * PANEL;
     let lines = Chunks::new(&mut one[..cols], size).beside(Chunks::new(&mut other[..cols], size));
-    let pieces = lines.map(|index, lines| (index * STATISTIC_PANELS, lines));
+    let pieces = lines.map(|index, lines| (index * WIDE, lines));
     team.each(wide(cols).div_ceil(size), pieces, crew, |(panel, (one, other)), _| {
         let isa = ctx.isa();
         match *what {
             BatchStep::Moments { a, .. } => {
-                let blocks = slab.blocks().map(|block| block.view(a).panel_range(panel, STATISTIC_PANELS));
+                let blocks = slab.blocks().map(|block| block.view(a).panel_range(panel, WIDE));
                 moments(isa, blocks, one, other);
             }
             BatchStep::Slopes { dn, normal, .. } => {
                 for block in slab.blocks() {
                     let go_on = block.first > 0;
                     let (dn, normal) = (block.view(dn), block.view(normal));
-                    let [dn, normal] = [dn, normal].map(|all| all.panel_range(panel, STATISTIC_PANELS));
+                    let [dn, normal] = [dn, normal].map(|all| all.panel_range(panel, WIDE));
                     column_sums(isa, dn, None, go_on, one);
                     column_sums(isa, dn, Some(normal), go_on, other);
                 }

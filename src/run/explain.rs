@@ -220,34 +220,15 @@ impl Page<'_> {
                 writeln!(self.text, ": a pass of its own")
             }
             Step::Norm(step) => {
-                let (out, a, norm) = (self.place(step.out), self.name(step.a), step.norm.formula());
-                let normal = step.normal.filter(|&v| self.plan.memory.home(v) != Home::None);
-                let normal = normal.map(|v| format!(", and without γ and β to {}", self.place(v))).unwrap_or_default();
-                writeln!(self.text, "    {out} = {norm} of {a}{normal}: a pass of its own")
-            }
-            Step::NormAdjoint(step) if self.plan.memory.home(step.out) != Home::None => {
-                let (out, dn, normal) = (self.place(step.out), self.name(step.dn), self.name(step.normal));
-                let skip = step.skip.map(|(factor, v)| format!(", + {factor} {}", self.name(v))).unwrap_or_default();
-                writeln!(
-                    self.text,
-                    "    {out} = gradient through the norm of {dn} by {normal}{skip}: a pass of its own"
-                )
+                let what = format!("{} of {}", step.norm.formula(), self.name(step.a));
+                self.norm(step.out, &what, step.normal)
             }
             Step::BatchNorm(step) => {
-                let (out, a, norm) = (self.place(step.out), self.name(step.a), step.norm.formula());
-                let normal = step.normal.filter(|&v| self.plan.memory.home(v) != Home::None);
-                let normal = normal.map(|v| format!(", and without γ and β to {}", self.place(v))).unwrap_or_default();
-                let from = self.place(step.mean);
-                writeln!(self.text, "    {out} = {norm} of {a} by {from}{normal}: a pass of its own")
+                let (norm, a, from) = (step.norm.formula(), self.name(step.a), self.place(step.mean));
+                self.norm(step.out, &format!("{norm} of {a} by {from}"), step.normal)
             }
-            Step::BatchNormAdjoint(step) if self.plan.memory.home(step.out) != Home::None => {
-                let (out, dn, normal) = (self.place(step.out), self.name(step.dn), self.name(step.normal));
-                let skip = step.skip.map(|(factor, v)| format!(", + {factor} {}", self.name(v))).unwrap_or_default();
-                writeln!(
-                    self.text,
-                    "    {out} = gradient through the norm of {dn} by {normal}{skip}: a pass of its own"
-                )
-            }
+            Step::NormAdjoint(step) => self.norm_adjoint(step.out, step.dn, step.normal, step.skip),
+            Step::BatchNormAdjoint(step) => self.norm_adjoint(step.out, step.dn, step.normal, step.skip),
             Step::Batch(BatchStep::Moments { a, mean, .. }) if self.is_taken(*mean) => {
                 let a = self.name(*a);
                 writeln!(self.text, "    mean and variance of {a} over the batch: all rows wait for it")
@@ -256,13 +237,26 @@ impl Page<'_> {
                 let (dn, normal) = (self.name(*dn), self.name(*normal));
                 writeln!(self.text, "    means of {dn} and {dn} ⊙ {normal} over the batch: all rows wait for it")
             }
-            Step::Load { .. }
-            | Step::Probe { .. }
-            | Step::Each { .. }
-            | Step::NormAdjoint(_)
-            | Step::Batch(_)
-            | Step::BatchNormAdjoint(_) => Ok(()),
+            Step::Load { .. } | Step::Probe { .. } | Step::Each { .. } | Step::Batch(_) => Ok(()),
         }
+    }
+
+    /// A norm, and where its result goes before γ and β.
+    fn norm(&mut self, out: Val, what: &str, normal: Option<Val>) -> fmt::Result {
+        let out = self.place(out);
+        let normal = normal.filter(|&v| self.plan.memory.home(v) != Home::None);
+        let normal = normal.map(|v| format!(", and without γ and β to {}", self.place(v))).unwrap_or_default();
+        writeln!(self.text, "    {out} = {what}{normal}: a pass of its own")
+    }
+
+    /// The gradient through a norm, if it is wanted.
+    fn norm_adjoint(&mut self, out: Val, dn: Val, normal: Val, skip: Option<(f32, Val)>) -> fmt::Result {
+        if self.plan.memory.home(out) == Home::None {
+            return Ok(());
+        }
+        let (out, dn, normal) = (self.place(out), self.name(dn), self.name(normal));
+        let skip = skip.map(|(factor, v)| format!(", + {factor} {}", self.name(v))).unwrap_or_default();
+        writeln!(self.text, "    {out} = gradient through the norm of {dn} by {normal}{skip}: a pass of its own")
     }
 
     /// Whether a statistic of the batch is taken.

@@ -1,5 +1,6 @@
 //! Shares: how work is cut into pieces for the threads of a call.
 
+use crate::gemm::column_sums::WIDE;
 use crate::gemm::macro_kernel::TileSizes;
 use crate::gemm::panels::{PANEL, panels};
 use crate::program::lower::Operand;
@@ -72,10 +73,9 @@ pub(crate) fn cut_sums(
         grads().filter_map(|grad| if let Grad::Affine { affine, .. } = grad { Some(work(*affine)) } else { None });
     let all = maps.fold(0, usize::saturating_add);
     let start = cut.len();
-    // Of column sums, four panels go side by side.
     let lines = |cols: usize| {
         let across = panels(cols).max(1);
-        let wide = if threads == 1 { across } else { 4 };
+        let wide = if threads == 1 { across } else { WIDE };
         Grid { down: 1, rows: PANEL, panels: wide, across: across.div_ceil(wide) }
     };
     for grad in grads() {
