@@ -1,6 +1,5 @@
 //! What recorded passes keep for backward: memory against time.
 
-use super::Compiled;
 use crate::error::Error;
 use crate::parts::compile;
 use crate::program::Program;
@@ -36,11 +35,12 @@ pub(super) fn keeping(program: &Program, keep: Keep) -> Result<Arc<Program>, Err
     if fits(&whole)? {
         return Ok(whole);
     }
-    if !fits(&*all(true)?)? {
+    let least = all(true)?;
+    if !fits(&least)? {
         return Err(Error::Setting { operand: "bytes", reason: "not even what enters each layer fits" });
     }
-    let mut order: Vec<usize> = (0..whole.parts.len()).collect();
-    let gain = |part: usize| (whole.parts[part].saves as u128, whole.parts[part].work.max(1) as u128);
+    let mut order: Vec<usize> = (0..least.parts.len()).collect();
+    let gain = |part: usize| (least.parts[part].saves as u128, least.parts[part].work.max(1) as u128);
     order.sort_by(|&a, &b| {
         let ((a, of_a), (b, of_b)) = (gain(a), gain(b));
         (b * of_a).cmp(&(a * of_b))
@@ -57,11 +57,4 @@ pub(super) fn keeping(program: &Program, keep: Keep) -> Result<Arc<Program>, Err
         if fits(&*first(middle)?)? { enough = middle } else { few = middle }
     }
     first(enough)
-}
-
-/// Gives a layer its program with other records.
-pub(super) fn set(layer: &mut impl Compiled, keep: Keep) -> Result<(), Error> {
-    let program = keeping(layer.program(), keep)?;
-    layer.replace_program(program);
-    Ok(())
 }

@@ -10,6 +10,7 @@ pub(crate) mod linear;
 pub(crate) mod norm;
 pub(crate) mod sequence;
 pub(crate) mod stack;
+mod statistics;
 
 use crate::context::Context;
 use crate::error::{Error, expect_len, expect_shape};
@@ -22,12 +23,12 @@ use crate::params::tensor::{TensorMut, TensorRef};
 use crate::program::Program;
 use crate::program::step::Side;
 use crate::run::explain::{Explanation, Purpose, explain};
-use crate::run::record::{Record, open, record_len, rows};
+use crate::run::record::{Record, record_len};
 use crate::run::source::{Slots, Source};
 use crate::run::workspace::Workspace;
 use crate::run::{Network, Wanted, backward, forward};
 use crate::weights::{Affine, Vector};
-use keep::Keep;
+use keep::{Keep, keeping};
 use std::sync::Arc;
 
 /// A network or a part of one: [`crate::Linear`], [`crate::Block`], [`crate::Stack`] or [`crate::Sequence`]. (Sealed: a network is a program
@@ -118,29 +119,7 @@ pub trait Layer: Compiled + Sized {
     /// [`Error::Setting`] if the momentum is not in [0, 1]; [`Error::Record`] if it is not a record of this network, or its statistics are NaN or
     /// infinite, as after a batch that holds such values; [`Error::Length`]. Nothing is changed then.
     fn update_statistics(&mut self, record: &[f32], momentum: f32) -> Result<(), Error> {
-        if !(0.0..=1.0).contains(&momentum) {
-            return Err(Error::Setting { operand: "momentum", reason: "must be in [0, 1]" });
-        }
-        let program = Arc::clone(self.program());
-        let n = rows(record, &program)?;
-        // Of one row no pass has left any: a record that says so was changed.
-        let Some(statistics) = open(record, &program, n, self.inputs())?.statistics.filter(|_| n > 1) else {
-            return Ok(());
-        };
-        let line = |(vector, at): (usize, usize)| &statistics[at..][..program.vectors[vector]];
-        if program.running().flat_map(|(mean, variance)| [mean, variance]).flat_map(line).any(|v| !v.is_finite()) {
-            return Err(Error::Record { reason: "the statistics of its batch are NaN or infinite" });
-        }
-        let unbiased = (n as f64 / (n as f64 - 1.0)) as f32;
-        for (mean, variance) in program.running() {
-            for (place, factor) in [(mean, 1.0), (variance, unbiased)] {
-                let Some(running) = self.vector_mut(place.0) else { continue };
-                for (running, new) in running.as_mut_slice().iter_mut().zip(line(place)) {
-                    *running = momentum.mul_add(new * factor, (1.0 - momentum) * *running);
-                }
-            }
-        }
-        Ok(())
+        statistics::update(self, record, momentum)
     }
 
     /// y = f(x), nothing kept. x: `n x inputs`, y: `n x outputs`; any strides, any n, 0 included.
@@ -226,7 +205,9 @@ pub trait Layer: Compiled + Sized {
     /// # Errors
     /// [`Error::Setting`] naming `bytes` if not even what enters each layer fits; [`Error::Overflow`], [`Error::Memory`]. Nothing is changed then.
     fn set_keep(&mut self, keep: Keep) -> Result<(), Error> {
-        keep::set(self, keep)
+        let program = keeping(self.program(), keep)?;
+        self.replace_program(program);
+        Ok(())
     }
 
     /// As [`Layer::forward_to`], with the record in the caller's memory: [`Layer::record_len`] floats. It is fastest at a multiple of 64

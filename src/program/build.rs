@@ -2,7 +2,7 @@
 
 use super::form::Form;
 use super::step::{Grad, Port, Step, Use, Val};
-use super::{Part, Program, Value, fingerprint, wide};
+use super::{Part, Program, Value, fingerprint};
 use crate::error::Error;
 use crate::gemm::buffers::room;
 use crate::random::Mask;
@@ -94,16 +94,20 @@ impl Builder {
     /// A statistic of the batch: a number for each of `len` columns.
     pub(crate) fn statistic(&mut self, name: &'static str, len: usize) -> Val {
         let val = self.value(name, len);
-        self.values[val.index()].statistic = Some(self.statistics);
-        self.statistics = self.statistics.saturating_add(wide(len));
-        val
+        self.of_batch(val)
     }
 
     /// The next vector of the network, a running average of a statistic of the batch: which of the two it is depends on the call.
     pub(crate) fn running(&mut self, name: &'static str, len: usize) -> Val {
-        let (number, val) = (self.vectors.len(), self.statistic(name, len));
-        self.vectors.push(len);
-        self.values[val.index()].vector = Some(number);
+        let Vector { val, .. } = self.vector(name, len);
+        self.of_batch(val)
+    }
+
+    /// Gives a value room among the statistics.
+    fn of_batch(&mut self, val: Val) -> Val {
+        let value = &mut self.values[val.index()];
+        value.statistic = Some(self.statistics);
+        self.statistics = self.statistics.saturating_add(value.width());
         val
     }
 
@@ -162,7 +166,8 @@ impl Builder {
             self.step(Step::Probe { part, a: dy });
             dy = adjoint(&mut self, dy);
         }
-        self.parts.iter_mut().for_each(|part| part.recompute(&mut self.values));
+        let recomputed = self.parts.iter_mut().filter(|part| part.recompute);
+        recomputed.for_each(|part| part.leave_out(&mut self.values));
         let Self { parts, mut values, affines, vectors, statistics, .. } = self;
         let mut record = Some(0usize);
         let once = |value: &Value| value.vector.is_some() || value.statistic.is_some();
@@ -193,9 +198,9 @@ impl Builder {
 }
 
 impl Part {
-    /// Finds the steps that can be taken again, and what they need. All goes again but the last step, which makes the result, and what it
-    /// leaves beside that; statistics of the batch are on record in any case. If the part is to be recomputed, its values are marked so.
-    fn recompute(&mut self, values: &mut [Value]) {
+    /// Leaves out of the record what backward can compute again, and finds the steps that do. All goes again but the last step, which makes the
+    /// result, and what it leaves beside that; statistics of the batch are on record in any case. What the steps need goes on record instead.
+    fn leave_out(&mut self, values: &mut [Value]) {
         let again = self.forward.iter().flat_map(|step| step.but_for(self.y));
         let again: Vec<Step<Val>> = again.collect();
         let (mut made, mut wanted) = (Vec::new(), Vec::new());
@@ -221,14 +226,12 @@ impl Part {
                 let value = &mut values[v.index()];
                 if of == Use::Read && !made.contains(&v) && !value.read && value.vector.is_none() {
                     cost = cost.saturating_add(value.width());
-                    value.read |= self.recompute;
+                    value.read = true;
                 }
             });
         }
+        made.iter().for_each(|v| values[v.index()].read = false);
         self.saves = saved.saturating_sub(cost);
-        if self.recompute {
-            made.iter().for_each(|v| values[v.index()].read = false);
-            self.again = steps;
-        }
+        self.again = steps;
     }
 }

@@ -69,7 +69,7 @@ pub(crate) struct Part {
     pub(crate) grads: Vec<Grad>,
     /// Multiply-adds of a forward pass, for one row.
     pub(crate) work: usize,
-    /// Floats of record for each row that computing again saves, or would save.
+    /// Floats of record for each row that computing again saves.
     pub(crate) saves: usize,
     /// Columns that a row block of the part keeps in cache: those of its input, and of the hidden values or the output.
     pub(crate) width: usize,
