@@ -56,6 +56,7 @@ pub use mat::{MatMut, MatRef, rows_of, rows_of_mut};
 pub use matrix::Matrix;
 pub use optim::{AdamW, Group, Optimizer, RateDecay, Schedule, Select, Sgd};
 pub use params::borrowed::{AffineGradMut, AffineRef, GradsMut, ParamsRef};
+pub use params::convention::{Convention, Stored};
 pub use params::gradients::Gradients;
 pub use params::name::{Part, Place, Role, TensorName};
 pub use params::summary::GradientSummary;

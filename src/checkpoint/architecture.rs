@@ -84,7 +84,28 @@ pub(super) fn text<L: Layer>(layer: &L) -> String {
     of(layer).map(|(map, then)| format!("{map} {then}")).collect::<Vec<_>>().join("; ")
 }
 
-/// By the name of the affine map. What is not as `text` writes it says nothing of any map.
-pub(super) fn parse(text: &str) -> HashMap<&str, &str> {
-    text.split("; ").filter_map(|map| map.split_once(' ')).collect()
+/// By the name of the affine map: of one that is fused, what comes after each piece. What is not as `text` writes it says nothing of any map.
+pub(super) fn parse(text: &str) -> HashMap<&str, Vec<&str>> {
+    let mut all = HashMap::<_, Vec<_>>::new();
+    for (map, then) in maps(text) {
+        all.entry(map).or_default().push(then);
+    }
+    all
+}
+
+fn maps(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.split("; ").filter_map(|map| map.split_once(' '))
+}
+
+/// The same text with other names, where `new` has one, and the place of a map among the pieces of a fused one. A name that could not be read
+/// back is left out.
+pub(super) fn renamed(text: &str, new: &HashMap<String, (&str, usize)>) -> String {
+    let mut all: Vec<_> = maps(text).map(|(map, then)| (new.get(map).copied().unwrap_or((map, 0)), then)).collect();
+    all.retain(|((map, _), _)| !map.contains([' ', ';']));
+    let mut first = HashMap::new();
+    for (at, ((map, _), _)) in all.iter().enumerate() {
+        first.entry(*map).or_insert(at);
+    }
+    all.sort_by_key(|((map, piece), _)| (first.get(map).copied(), *piece));
+    all.iter().map(|((map, _), then)| format!("{map} {then}")).collect::<Vec<_>>().join("; ")
 }

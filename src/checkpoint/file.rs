@@ -1,22 +1,21 @@
 //! Files: regular ones are written whole or not at all, and read to their end. No other kind is touched.
 
-use super::foreign;
+use super::foreign::BEGINNING;
 use crate::error::Error;
 use crate::error::checkpoint::CheckpointError;
 use std::fs::{self, File, FileType, Metadata};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-/// All bytes of a file, as soon as its first ones may be those of a safetensors file. Its size is not believed: that of a file in
-/// `/proc` is 0.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, Error> {
+/// All bytes of a file, as soon as `check` lets its first ones pass. Its size is not believed: that of a file in `/proc` is 0.
+pub(super) fn read(path: &Path, check: impl Fn(&[u8]) -> Result<(), CheckpointError>) -> Result<Vec<u8>, Error> {
     let refused = |e: io::Error| CheckpointError::file(path, &e);
     // Before it is opened: a fifo waits for a writer, and a device may do anything.
     regular(&fs::metadata(path).map_err(refused)?).map_err(refused)?;
     let mut file = File::open(path).map_err(refused)?;
     let mut bytes = Vec::new();
-    (&file).take(foreign::BEGINNING as u64).read_to_end(&mut bytes).map_err(refused)?;
-    foreign::check(&bytes)?;
+    (&file).take(BEGINNING as u64).read_to_end(&mut bytes).map_err(refused)?;
+    check(&bytes)?;
     let len = usize::try_from(file.metadata().map_err(refused)?.len()).unwrap_or(usize::MAX);
     bytes.try_reserve_exact(len.saturating_sub(bytes.len())).map_err(|_| Error::Memory { bytes: len })?;
     file.read_to_end(&mut bytes).map_err(refused)?;

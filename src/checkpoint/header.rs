@@ -3,36 +3,60 @@
 //! It is read here, into the types of the `safetensors` crate and checked by them, since the crate's own `deserialize` (0.8)
 //! lets the last of two equal names win, and panics at sizes whose sum overflows (in builds that check).
 
+use super::names::map_of;
 use super::tensor::Tensor;
+use super::view::View;
 use super::{architecture, foreign};
 use crate::Error;
 use crate::error::checkpoint::CheckpointError;
+use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// The caller's text, among the strings that a file may carry.
 pub(super) const NOTE: &str = "note";
 /// Not a tensor, but strings by name.
-const STRINGS: &str = "__metadata__";
+pub(super) const STRINGS: &str = "__metadata__";
 
 /// A checked header: every tensor lies inside the file, and every byte of data in one tensor.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Header {
     pub(super) tensors: BTreeMap<String, Entry>,
     pub(super) strings: BTreeMap<String, String>,
-    /// Where data begin: what offsets count from.
-    pub(super) data: usize,
 }
 
 /// What a header says of a tensor.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
-    pub(super) info: TensorInfo,
-    /// What the network that was saved does after the affine map whose parameter this is, if the file tells.
-    pub(super) then: Option<String>,
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
+    /// The file that it is in, where there are several.
+    pub(super) file: usize,
+    /// From where to where in that file its data are, or those of the tensor that it is a piece of.
+    pub(super) bytes: (usize, usize),
+    /// Where its elements are among these.
+    pub(super) view: View,
+    /// What the network that was saved does after the affine map whose parameter this is, if the file tells. Of a tensor of several pieces, there
+    /// are as many.
+    pub(super) then: Vec<String>,
+}
+
+impl Entry {
+    /// In the order of the files.
+    fn order(&self) -> (usize, (usize, usize), usize) {
+        (self.file, self.bytes, self.view.start)
+    }
+
+    /// Its data, run by run, in the files that it may be in.
+    pub(super) fn runs<'d>(&self, files: &'d [Cow<'_, [u8]>]) -> impl Iterator<Item = &'d [u8]> + use<'d> {
+        let (start, end) = self.bytes; // inside the file: `Header::parse` has seen to it
+        let data = files.get(self.file).and_then(|file| file.get(start..end)).unwrap_or(&[]);
+        self.view.runs(&self.shape, data, self.dtype.bitsize() / 8)
+    }
 }
 
 impl Header {
@@ -60,18 +84,19 @@ impl Header {
         }
         let told = architecture::parse(strings.get(architecture::ARCHITECTURE).map_or("", |text| text));
         let entry = |(name, info): (String, &TensorInfo)| {
-            let map = name.strip_suffix(".weight").or_else(|| name.strip_suffix(".bias"));
-            let then = map.and_then(|map| told.get(map)).map(|then| then.to_string());
-            (name, Entry { info: info.clone(), then })
+            let then = told.get(map_of(&name)).into_iter().flatten().map(|then| then.to_string()).collect();
+            let (start, end) = info.data_offsets;
+            let (shape, view) = (info.shape.clone(), View::whole(&info.shape));
+            (name, Entry { dtype: info.dtype, shape, file: 0, bytes: (data + start, data + end), view, then })
         };
         let tensors = tensors.tensors().into_iter().map(entry).collect();
-        Ok(Self { tensors, strings, data })
+        Ok(Self { tensors, strings })
     }
 
-    /// The tensors in the order that the file has them.
+    /// The tensors in the order that the files have them.
     pub(super) fn in_order(&self) -> impl Iterator<Item = (&str, &Entry)> {
         let mut tensors: Vec<_> = self.tensors.iter().map(|(name, entry)| (&name[..], entry)).collect();
-        tensors.sort_by_key(|(_, entry)| entry.info.data_offsets);
+        tensors.sort_by_key(|(_, entry)| entry.order());
         tensors.into_iter()
     }
 }

@@ -1,18 +1,20 @@
 //! Reading what was saved: first the file by itself, then against a network, and only then is anything changed.
 
 use super::header::{Entry, Header, NOTE};
+use super::names::named;
 use super::optimizer::{self, OPTIMIZER, Parts, STEPS, SavedOptimizer, moment_name, number_name, step_name};
 use super::tensor::Tensor;
-use super::{architecture, elements, file, groups};
+use super::{architecture, elements, file, foreign, groups, index, reserve};
 use crate::error::Error;
 use crate::error::checkpoint::CheckpointError;
 use crate::layers::Layer;
 use crate::mat::MatRef;
 use crate::optim::State;
-use crate::params::tensor::TensorMut;
+use crate::params::convention::Convention;
+use crate::params::tensor::{TensorMut, TensorRef};
 use safetensors::Dtype;
 use std::borrow::Cow;
-use std::collections::{HashSet, btree_map};
+use std::collections::{BTreeMap, HashSet, btree_map};
 use std::path::Path;
 
 /// A saved network, and perhaps its optimiser, that has been read and whose header has been checked. See [`crate::Snapshot`] for
@@ -50,7 +52,8 @@ use std::path::Path;
 #[must_use = "a checkpoint is put into a network by `restore` or `resume`"]
 pub struct Checkpoint<'a> {
     header: Header,
-    bytes: Cow<'a, [u8]>,
+    /// The bytes of each file.
+    files: Vec<Cow<'a, [u8]>>,
 }
 
 /// A tensor of a file, by what its header says.
@@ -82,7 +85,7 @@ impl<'a> Checkpoint<'a> {
     /// # Errors
     /// [`CheckpointError::Header`], [`CheckpointError::Length`], [`CheckpointError::Duplicate`].
     pub fn from_bytes(bytes: &'a [u8]) -> Result<Self, Error> {
-        Ok(Self { header: Header::parse(bytes)?, bytes: bytes.into() })
+        Ok(Self { header: Header::parse(bytes)?, files: vec![bytes.into()] })
     }
 
     /// The caller's text, if there is one.
@@ -95,10 +98,10 @@ impl<'a> Checkpoint<'a> {
         self.header.strings.iter().map(|(name, text)| (&name[..], &text[..]))
     }
 
-    /// The tensors, in the order that the file has them.
+    /// The tensors, in the order that the file has them, or the files.
     pub fn tensors(&self) -> impl Iterator<Item = TensorInfo<'_>> {
         let tensors = self.header.in_order();
-        tensors.map(|(name, Entry { info, .. })| TensorInfo { name, shape: &info.shape, dtype: info.dtype.to_string() })
+        tensors.map(|(name, Entry { shape, dtype, .. })| TensorInfo { name, shape, dtype: dtype.to_string() })
     }
 
     /// The elements of a tensor, row by row, as f32.
@@ -107,11 +110,18 @@ impl<'a> Checkpoint<'a> {
     /// [`CheckpointError::Missing`], [`CheckpointError::Dtype`]; [`Error::Memory`].
     pub fn values(&self, name: &str) -> Result<Vec<f32>, Error> {
         let missing = || CheckpointError::Missing { tensor: name.into() };
-        let info = &self.header.tensors.get(name).ok_or_else(missing)?.info;
-        check_dtype(name, Dtype::F32, info.dtype)?;
-        let mut values = reserve(info.shape.iter().product())?;
+        let Entry { dtype, shape, view, .. } = self.header.tensors.get(name).ok_or_else(missing)?;
+        check_dtype(name, Dtype::F32, *dtype)?;
+        let mut values = reserve(shape.iter().product())?;
         self.append(name, &mut values);
-        Ok(values)
+        match shape[..] {
+            [rows, cols] if view.is_transposed() && !values.is_empty() => {
+                let mut by_rows = reserve(values.len())?;
+                by_rows.extend((0..rows).flat_map(|i| values[i..].iter().step_by(rows).take(cols)));
+                Ok(by_rows)
+            }
+            _ => Ok(values),
+        }
     }
 
     /// The same with other names for its tensors: `new_name` is given each one's, in the order of the file, and those for which it returns
@@ -124,12 +134,7 @@ impl<'a> Checkpoint<'a> {
         let mut old = std::mem::take(&mut self.header.tensors);
         for name in names {
             let Some((entry, new)) = old.remove(&name).zip(new_name(&name)) else { continue };
-            match self.header.tensors.entry(new) {
-                btree_map::Entry::Vacant(place) => _ = place.insert(entry),
-                btree_map::Entry::Occupied(twice) => {
-                    return Err(CheckpointError::Duplicate { tensor: twice.key().clone() }.into());
-                }
-            }
+            insert(&mut self.header.tensors, new, entry)?;
         }
         Ok(self)
     }
@@ -142,10 +147,68 @@ impl<'a> Checkpoint<'a> {
         self.map_names(|name| Some(name.strip_prefix(prefix).unwrap_or(name).into()))
     }
 
+    /// The same with the tensors that another library calls and lays out by `convention`, such as [`Convention::gpt2`], as those of `layer`: under
+    /// our names, in our orientation, and fused ones in pieces. [`Checkpoint::restore`] and all else then sees them so. Which of its parameters
+    /// `layer` has, and where its norms are, says which names are looked for; tensors of other names stay as they are.
+    ///
+    /// `pattern` is what stands before the names of a block: `encoder.layer.3.`, or, with a place for its number, `encoder.layer.{}.`. Blocks are
+    /// counted from 0, or from 6 where it is `encoder.layer.{6}.`: those of a [`crate::Stack`], and in a [`crate::Sequence`] the layers of which
+    /// `convention` names a parameter. The projections of a stack belong to no block and keep their names.
+    ///
+    /// ```
+    /// use resblock::{Block, BlockForm, Checkpoint, Convention, Init, Snapshot, Stack};
+    ///
+    /// # fn main() -> Result<(), resblock::Error> {
+    /// let block = |seed| Block::with_form(&BlockForm::gpt2(4, 16), &mut Init::he(seed));
+    /// let (saved, mut stack) = (Stack::from_blocks(vec![block(1)?, block(2)?])?, Stack::from_blocks(vec![block(3)?, block(4)?])?);
+    /// let file = Snapshot::new(&saved).with_convention(&Convention::gpt2(), "h.{}.")?.to_bytes()?;
+    ///
+    /// let checkpoint = Checkpoint::from_bytes(&file)?; // or one that transformers has saved
+    /// assert!(checkpoint.tensors().any(|t| t.name == "h.1.mlp.c_fc.weight" && t.shape == [4, 16]));
+    /// let checkpoint = checkpoint.with_convention(&Convention::gpt2(), "h.{}.", &stack)?;
+    /// assert!(checkpoint.tensors().any(|t| t.name == "blocks.1.first.weight" && t.shape == [16, 4]));
+    /// checkpoint.restore(&mut stack)?; // of a whole model: .restore_partial(&mut stack)
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`CheckpointError::Shape`] of a tensor by its own name; [`CheckpointError::Pieces`] if `layer` has but some of those of a fused tensor;
+    /// [`CheckpointError::Duplicate`] if two parameters have one name, as in a pattern without a place for a number, or two tensors get one;
+    /// [`Error::Setting`] naming `pattern` if it is none, or `convention` if it names no parameter of `layer`, or contradicts itself;
+    /// [`Error::Memory`].
+    pub fn with_convention<L: Layer>(
+        mut self,
+        convention: &Convention,
+        pattern: &str,
+        layer: &L,
+    ) -> Result<Self, Error> {
+        let theirs = named(convention, pattern, layer.parameters().map(|p| TensorRef::spec(&p)))?.theirs;
+        let tensors = &mut self.header.tensors;
+        let found: Vec<_> = theirs.into_iter().filter_map(|one| Some((tensors.remove(&one.name)?, one))).collect();
+        for (entry, theirs) in found {
+            theirs.check()?;
+            if entry.shape != theirs.dims {
+                let (expected, found) = (theirs.dims, entry.shape);
+                return Err(CheckpointError::Shape { tensor: theirs.name, expected, found }.into());
+            }
+            for (piece, spec) in theirs.pieces {
+                let shape = spec.dims();
+                let view = if theirs.transposed { entry.view.t() } else { entry.view };
+                let first = piece.saturating_mul(shape.first().copied().unwrap_or(0));
+                let view = view.from(first, &shape);
+                let told = entry.then.get(piece).filter(|_| entry.then.len() == theirs.count);
+                let then = told.cloned().into_iter().collect();
+                insert(tensors, spec.name.to_string(), Entry { shape, view, then, ..entry.clone() })?;
+            }
+        }
+        Ok(self)
+    }
+
     /// The same without what the file says of the network's activations and skips: its parameters then fit any network with these names
     /// and shapes.
     pub fn ignore_architecture(mut self) -> Self {
-        self.header.tensors.values_mut().for_each(|entry| entry.then = None);
+        self.header.tensors.values_mut().for_each(|entry| entry.then.clear());
         self
     }
 
@@ -158,16 +221,23 @@ impl<'a> Checkpoint<'a> {
         /// A piece of a tensor: whole elements of any type.
         const PIECE: usize = 4096;
         let mut values = Vec::new();
-        for (tensor, Entry { info, .. }) in self.header.in_order() {
-            let mut start = 0;
-            for piece in self.data(tensor).chunks(PIECE) {
-                values.clear();
-                elements::append(&mut values, info.dtype, piece);
-                if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-                    let (index, found) = (start + at, values[at].to_string());
-                    return Err(CheckpointError::NotFinite { tensor: tensor.into(), index, found }.into());
+        for (tensor, entry) in self.header.in_order() {
+            let mut first: Option<(usize, f32)> = None;
+            for (at, run) in entry.runs(&self.files).enumerate() {
+                let mut start = 0;
+                for piece in run.chunks(PIECE) {
+                    values.clear();
+                    elements::append(&mut values, entry.dtype, piece);
+                    for (i, &value) in values.iter().enumerate().filter(|(_, value)| !value.is_finite()) {
+                        let index = entry.view.position(&entry.shape, at, start + i);
+                        first = first.filter(|(first, _)| *first < index).or(Some((index, value)));
+                    }
+                    start += values.len();
                 }
-                start += values.len();
+            }
+            if let Some((index, found)) = first {
+                let found = found.to_string();
+                return Err(CheckpointError::NotFinite { tensor: tensor.into(), index, found }.into());
             }
         }
         Ok(self)
@@ -248,13 +318,13 @@ impl<'a> Checkpoint<'a> {
     fn check(&self, expected: &[Tensor<'_>], spare: impl Fn(&str) -> bool) -> Result<(), CheckpointError> {
         for tensor in expected {
             let name = || tensor.name.clone();
-            let info = self.header.tensors.get(&tensor.name).map(|entry| &entry.info);
-            let info = info.ok_or_else(|| CheckpointError::Missing { tensor: name() })?;
-            if info.shape != tensor.shape {
-                let (expected, found) = (tensor.shape.clone(), info.shape.clone());
+            let entry = self.header.tensors.get(&tensor.name);
+            let entry = entry.ok_or_else(|| CheckpointError::Missing { tensor: name() })?;
+            if entry.shape != tensor.shape {
+                let (expected, found) = (tensor.shape.clone(), entry.shape.clone());
                 return Err(CheckpointError::Shape { tensor: name(), expected, found });
             }
-            check_dtype(&tensor.name, tensor.dtype(), info.dtype)?;
+            check_dtype(&tensor.name, tensor.dtype(), entry.dtype)?;
         }
         match self.others(expected).find(|name| !spare(name)) {
             Some(tensor) => Err(CheckpointError::Unexpected { tensor: tensor.into() }),
@@ -272,8 +342,11 @@ impl<'a> Checkpoint<'a> {
     fn check_architecture<L: Layer>(&self, layer: &L) -> Result<(), CheckpointError> {
         for (map, expected) in architecture::of(layer) {
             for parameter in ["weight", "bias"] {
-                let entry = self.header.tensors.get(&format!("{map}.{parameter}"));
-                if let Some(found) = entry.and_then(|entry| entry.then.clone()).filter(|found| *found != expected) {
+                let then = self.header.tensors.get(&format!("{map}.{parameter}")).map(|entry| &entry.then[..]);
+                if let Some([found]) = then
+                    && *found != expected
+                {
+                    let found = found.clone();
                     return Err(CheckpointError::Architecture { layer: map.to_string(), expected, found });
                 }
             }
@@ -281,24 +354,17 @@ impl<'a> Checkpoint<'a> {
         Ok(())
     }
 
-    /// The data of a tensor; none if it is not there.
-    fn data(&self, name: &str) -> &[u8] {
-        self.header.tensors.get(name).map_or(&[], |entry| {
-            let (start, end) = entry.info.data_offsets; // inside the file: `Header::parse` has seen to it
-            &self.bytes[self.header.data..][start..end]
-        })
-    }
-
-    /// Appends the elements of a tensor; none if it is not there.
+    /// Appends the elements of a tensor, in the order of its runs; none if it is not there.
     fn append(&self, name: &str, values: &mut Vec<f32>) {
         if let Some(entry) = self.header.tensors.get(name) {
-            elements::append(values, entry.info.dtype, self.data(name));
+            entry.runs(&self.files).for_each(|run| elements::append(values, entry.dtype, run));
         }
     }
 
     /// A count of steps; none if it is not there.
     fn steps(&self, name: &str) -> Result<Option<u64>, CheckpointError> {
-        let Some(&bytes) = self.data(name).first_chunk() else { return Ok(None) };
+        let data = self.header.tensors.get(name).and_then(|entry| entry.runs(&self.files).next());
+        let Some(&bytes) = data.and_then(<[u8]>::first_chunk) else { return Ok(None) };
         let found = i64::from_le_bytes(bytes);
         let count = u64::try_from(found).map_err(|_| CheckpointError::Count { tensor: name.into(), found })?;
         Ok(Some(count))
@@ -335,7 +401,8 @@ impl<'a> Checkpoint<'a> {
         let (rows, cols) = to.shape();
         room.clear();
         self.append(name, room);
-        to.read_from(MatRef::new(room, rows, cols)?)
+        let transposed = self.header.tensors.get(name).is_some_and(|entry| entry.view.is_transposed());
+        to.read_from(if transposed { MatRef::new(room, cols, rows)?.t() } else { MatRef::new(room, rows, cols)? })
     }
 }
 
@@ -345,9 +412,43 @@ impl Checkpoint<'static> {
     /// # Errors
     /// [`CheckpointError::File`], [`Error::Memory`]; as [`Checkpoint::from_bytes`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let bytes = file::read(path.as_ref())?;
-        Ok(Self { header: Header::parse(&bytes)?, bytes: bytes.into() })
+        let bytes = file::read(path.as_ref(), foreign::check)?;
+        Ok(Self { header: Header::parse(&bytes)?, files: vec![bytes.into()] })
     }
+
+    /// From the files of a network that is in several, by their index, `model.safetensors.index.json`, as Hugging Face has it: those that it names,
+    /// which are beside it. They are all read, one after the other. Of the strings that several have by one name, that of the first file stays.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Index`] if it is no index, or names a file that may be elsewhere; [`CheckpointError::NotInFile`] if a tensor is not
+    /// where it says; [`CheckpointError::Duplicate`] if it has a name twice, or two files have one; as [`Checkpoint::load`] of each file.
+    pub fn load_sharded(index: impl AsRef<Path>) -> Result<Self, Error> {
+        let (mut all, mut files) = (Header::default(), Vec::new());
+        for (at, (file, promised)) in index::read(index.as_ref())?.into_iter().enumerate() {
+            let bytes = file::read(&index::beside(index.as_ref(), &file), foreign::check)?;
+            let Header { tensors, strings } = Header::parse(&bytes)?;
+            if let Some(tensor) = promised.into_iter().find(|tensor| !tensors.contains_key(tensor)) {
+                return Err(CheckpointError::NotInFile { tensor, file }.into());
+            }
+            for (name, entry) in tensors {
+                insert(&mut all.tensors, name, Entry { file: at, ..entry })?;
+            }
+            for (name, text) in strings {
+                all.strings.entry(name).or_insert(text);
+            }
+            files.push(bytes.into());
+        }
+        Ok(Self { header: all, files })
+    }
+}
+
+/// Adds a tensor with a new name.
+fn insert(tensors: &mut BTreeMap<String, Entry>, name: String, entry: Entry) -> Result<(), CheckpointError> {
+    match tensors.entry(name) {
+        btree_map::Entry::Vacant(place) => _ = place.insert(entry),
+        btree_map::Entry::Occupied(twice) => return Err(CheckpointError::Duplicate { tensor: twice.key().clone() }),
+    }
+    Ok(())
 }
 
 /// That a tensor has these elements, or floats of another type in place of f32.
@@ -362,10 +463,4 @@ fn check_dtype(tensor: &str, expected: Dtype, found: Dtype) -> Result<(), Checkp
 /// Room for any one of the tensors.
 fn room(tensors: &[Tensor<'_>]) -> Result<Vec<f32>, Error> {
     reserve(tensors.iter().map(|tensor| tensor.shape.iter().product()).max().unwrap_or(0))
-}
-
-pub(super) fn reserve<T>(len: usize) -> Result<Vec<T>, Error> {
-    let mut vec = Vec::new();
-    vec.try_reserve_exact(len).map_err(|_| Error::Memory { bytes: len.saturating_mul(size_of::<T>()) })?;
-    Ok(vec)
 }

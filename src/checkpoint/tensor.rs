@@ -11,10 +11,12 @@ pub(super) struct Tensor<'a> {
     pub(super) values: Values<'a>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Values<'a> {
     /// A parameter or a moment.
     Tensor(TensorRef<'a>),
+    /// Parameters one after the other along the outputs, matrices (inputs, outputs) or not.
+    Pieces(Vec<TensorRef<'a>>, bool),
     /// Moments before the first step.
     Zeros,
     Number(f32),
@@ -24,6 +26,14 @@ pub(super) enum Values<'a> {
 impl<'a> Tensor<'a> {
     pub(super) fn parameter(parameter: TensorRef<'a>) -> Self {
         Self { name: parameter.to_string(), shape: parameter.spec().dims(), values: Values::Tensor(parameter) }
+    }
+
+    /// The parameter that this is, under our name.
+    pub(super) fn as_parameter(&self) -> Option<&TensorRef<'a>> {
+        match &self.values {
+            Values::Tensor(tensor) if tensor.to_string() == self.name => Some(tensor),
+            _ => None,
+        }
     }
 
     pub(super) fn number(name: String, values: Values<'a>) -> Self {
@@ -43,13 +53,24 @@ impl<'a> Tensor<'a> {
 
     /// Appends the values, row by row.
     pub(super) fn write(&self, bytes: &mut Vec<u8>) {
+        if self.len() == Some(0) {
+            return; // at once, whatever the sizes beside the 0
+        }
         let mut write = |value: f32| bytes.extend(value.to_le_bytes());
-        match self.values {
+        match &self.values {
             Values::Tensor(tensor) => tensor.iter().for_each(write),
+            Values::Pieces(pieces, false) => pieces.iter().flat_map(TensorRef::iter).for_each(write),
+            Values::Pieces(pieces, true) => {
+                for input in 0..pieces.first().map_or(0, |piece| piece.shape().1) {
+                    for piece in pieces {
+                        (0..piece.shape().0).filter_map(|output| piece.get(output, input)).for_each(&mut write);
+                    }
+                }
+            }
             Values::Zeros => (0..self.shape.iter().product()).for_each(|_| write(0.0)),
-            Values::Number(value) => write(value),
+            Values::Number(value) => write(*value),
             // Nobody takes 2^63 steps.
-            Values::Count(steps) => bytes.extend(i64::try_from(steps).unwrap_or(i64::MAX).to_le_bytes()),
+            Values::Count(steps) => bytes.extend(i64::try_from(*steps).unwrap_or(i64::MAX).to_le_bytes()),
         }
     }
 }

@@ -35,6 +35,14 @@ pub enum CheckpointError {
         /// Name of the tensor.
         tensor: String,
     },
+    /// A tensor that the index of a network in several files promises.
+    #[error("tensor {tensor:?}: expected in the file {file:?} by the index, not found")]
+    NotInFile {
+        /// Name of the tensor.
+        tensor: String,
+        /// Name of the file.
+        file: String,
+    },
     /// A tensor that neither the network nor the optimiser has.
     #[error("tensor {tensor:?}: found in the file, not expected")]
     Unexpected {
@@ -80,6 +88,28 @@ pub enum CheckpointError {
         expected: String,
         /// The file's.
         found: String,
+    },
+    /// A fused tensor of a [`crate::Convention`] of which the network has some pieces, but not all.
+    #[error("tensor {tensor:?}: expected {expected} pieces, the network has {found}")]
+    Pieces {
+        /// Name of the tensor.
+        tensor: String,
+        /// As many as the convention says.
+        expected: usize,
+        /// As many as are parameters of the network.
+        found: usize,
+    },
+    /// A parameter for which a [`crate::Convention`] has no name.
+    #[error("tensor {tensor:?}: expected a name of the convention, found none")]
+    Unnamed {
+        /// Name of the tensor.
+        tensor: String,
+    },
+    /// No index of a network in several files.
+    #[error("index: {reason}")]
+    Index {
+        /// What is wrong with it.
+        reason: String,
     },
     /// A text of an optimiser's groups that is not as a [`crate::Snapshot`] writes it.
     #[error("groups of the optimiser: not to be understood: {found:?}")]

@@ -5,7 +5,7 @@ use super::norm::{initial, operand};
 use super::{Compiled, Layer};
 use crate::Activation;
 use crate::error::{Error, expect_len, expect_shape};
-use crate::params::name::{Part, Place, Role, Within};
+use crate::params::name::{Part, Place, Role, TensorName, Within};
 use crate::params::tensor::{TensorMut, TensorRef};
 use crate::parts::compile_one;
 use crate::program::Program;
@@ -50,6 +50,25 @@ fn vectors(form: &BlockForm) -> impl Iterator<Item = (Part, Role, usize, f32)> +
     let before = norm(Part::PreNorm, pre_norm, d).chain(norm(Part::InnerNorm, inner_norm, h));
     let after = norm(Part::BranchNorm, branch_norm, m).chain(norm(Part::PostNorm, post_norm, m));
     before.chain(scale).chain(after)
+}
+
+impl BlockForm {
+    /// The tensors of a block of this form by itself, each with its shape, in the order of [`Block::from_parts`]: the weights, (outputs, inputs),
+    /// and the bias of each map in turn, then the vectors, (1, length).
+    ///
+    /// ```
+    /// use resblock::BlockForm;
+    /// let names: Vec<String> = BlockForm::llama(64, 256).tensors().map(|(tensor, _)| tensor.to_string()).collect();
+    /// assert_eq!(names, ["first.weight", "third.weight", "second.weight", "pre_norm.gain"]);
+    /// ```
+    pub fn tensors(&self) -> impl Iterator<Item = (TensorName, (usize, usize))> + use<> {
+        let biases = self.biases;
+        let maps = maps(self).flat_map(move |(part, inputs, outputs, _)| {
+            let bias = biases.then_some((part.bias(), (1, outputs)));
+            [(part.weight(), (outputs, inputs))].into_iter().chain(bias)
+        });
+        maps.chain(vectors(self).map(|(part, role, len, _)| (Place::from(part).tensor(role), (1, len))))
+    }
 }
 
 impl Block {

@@ -3,6 +3,7 @@
 
 pub(crate) mod borrowed;
 mod clip;
+pub(crate) mod convention;
 pub(crate) mod gradients;
 pub(crate) mod name;
 pub(crate) mod network;
