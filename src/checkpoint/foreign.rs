@@ -25,7 +25,7 @@ const FORMATS: [(&[u8], &str); 18] = [
     (b"\xfd7zXZ\0", "compressed by xz"),
     (b"\x28\xb5\x2f\xfd", "compressed by Zstandard"),
     (b"<", "HTML or XML"),
-    (b"{", "JSON, as the index of a network in several files is"),
+    (b"{", "JSON, as the index of a network in several files is, for `Checkpoint::load_sharded`"),
     (b"[", "JSON"),
     (&[0; 8], "zeros"),
 ];

@@ -6,6 +6,7 @@ mod common;
 
 mod auto_traits;
 mod checkpoint;
+mod conventions;
 mod errors;
 mod fuzz;
 mod losses;

@@ -9,3 +9,4 @@ mod examples;
 mod isa;
 mod pools;
 mod resume;
+mod sharded_files;
