@@ -122,9 +122,11 @@ impl<'a> Snapshot<'a> {
 
     /// The same with the parameters as another library calls and lays them out by `convention`, such as [`Convention::gpt2`], before them `pattern`,
     /// as in [`crate::Checkpoint::with_convention`], which reads them back: under their names, in their orientation, fused where they are. What the
-    /// network does after each affine map is told under these names, too, and the string `format` is `pt`, which readers of that library ask for.
+    /// network does after each affine map is told under these names, too, and the string `format` is `pt`, for which readers of that library ask, unless
+    /// the caller has one of that name.
     ///
-    /// The tensors of an optimiser keep their names and our orientation: a run goes on from such a file, but not elsewhere.
+    /// The tensors of an optimiser keep their names and our orientation: [`crate::Checkpoint::resume`] goes on from such a file, other libraries take
+    /// the parameters from it. Those of layers and projections for which `convention` has no names keep them, too.
     ///
     /// # Errors
     /// [`CheckpointError::Unnamed`] if a block has a parameter for which `convention` has no name; [`CheckpointError::Pieces`] if it has but some of

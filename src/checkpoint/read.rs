@@ -21,8 +21,9 @@ use std::path::Path;
 /// what is in it, and for an example.
 ///
 /// Any safetensors file with the same names and shapes will do, from PyTorch too. Parameters and moments are F32, or F16 or BF16, which f32
-/// holds as they are, or F64, rounded to the nearest f32 (ties to even; ±∞ past the largest). Files with other names, or with more than
-/// is wanted, are listed, mapped and read in part:
+/// holds as they are, or F64, rounded to the nearest f32 (ties to even; ±∞ past the largest). Files with the names and layouts of another
+/// library are read by [`Checkpoint::with_convention`], and those in several files by [`Checkpoint::load_sharded`]. Any with other names, or with
+/// more than is wanted, are listed, mapped and read in part:
 ///
 /// ```
 /// use resblock::{Activation, Block, Checkpoint, Init, Linear, Snapshot, Stack};

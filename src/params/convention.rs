@@ -87,6 +87,8 @@ impl Stored {
 /// }
 /// ```
 ///
+/// The names are those of Hugging Face transformers 5.24, timm 1.0.31, rtdl_revisiting_models 0.0.2 and PyTorch 2.
+///
 /// Of a norm there may be a name for more than one place, `norm2` before the branch and after the skip alike: the form of the block says which it
 /// is. A block has one of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -169,7 +171,7 @@ impl Convention {
     /// `T5Block` of the encoder in Hugging Face transformers, of T5 v1.1, whose feed-forward is gated: `layer.1.layer_norm`,
     /// `layer.1.DenseReluDense` with `wi_0` (the gate), `wi_1` and `wo`, no biases. Fits [`crate::BlockForm::t5`]; `encoder.block.{}.` before it.
     ///
-    /// The first T5 is not gated and has `wi`: [`Convention::with`] puts that in the place of `wi_0`.
+    /// The first T5 is not gated and has `layer.1.DenseReluDense.wi.weight`, for [`Convention::with`] to put in the place of `wi_0`.
     pub fn t5_encoder() -> Self {
         Self::t5("layer.1")
     }
@@ -209,7 +211,8 @@ impl Convention {
     }
 
     /// `torch.nn.TransformerEncoderLayer` of PyTorch: `linear1`, `linear2`, `norm2`, which is the norm before the branch (`norm_first`) or after the
-    /// skip, as the block has it. Fits [`crate::BlockForm::bert`] and [`crate::BlockForm::gpt2`] with other activations; `layers.{}.` before it.
+    /// skip, as the block has it. Fits [`crate::BlockForm::bert`] and [`crate::BlockForm::vit`], but its ε is 1e-5, and its activation ReLU, unless it is
+    /// told otherwise; `layers.{}.` before it.
     pub fn torch_encoder() -> Self {
         Self::layers("linear1", "linear2").with_module(Part::PreNorm, "norm2").with_module(Part::PostNorm, "norm2")
     }
