@@ -2,10 +2,10 @@
 
 use super::decay::{phase, spread};
 use super::group::Group;
-use super::state::{Elements, Slot, State, StripMemory};
+use super::state::{self, Elements, Slot, State, StripMemory};
 use super::{Optimizer, flush, require, require_below_one, require_not_negative};
 use crate::context::Context;
-use crate::error::Error;
+use crate::error::{Error, expect_len};
 use crate::gemm::panels::PANEL;
 use crate::layers::Layer;
 use crate::params::gradients::Gradients;
@@ -111,6 +111,65 @@ impl AdamW {
         self.steps
     }
 
+    /// Step `step` (from 1 on) of one tensor of the caller's, who keeps its moments: `m` and `v`, zeros before the first step. Lists of the same length, the
+    /// elements in any order that is the same in all four. For hosts that have parameters, gradients and moments of their own: bits and rounding are those
+    /// of [`Optimizer::step`]. `weight_decay` is that of all; groups are left alone.
+    ///
+    /// ```
+    /// # use resblock::{AdamW, Context};
+    /// let (mut p, g, mut m, mut v) = ([1.0; 3], [0.5; 3], [0.0; 3], [0.0; 3]);
+    /// AdamW::new(0.1).update(&Context::new()?, 1, &mut p, &g, &mut m, &mut v)?;
+    /// assert!((p[0] - 0.899).abs() < 1e-6);
+    /// # Ok::<(), resblock::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Length`] naming `p`, `m` or `v`; [`Error::Setting`] if a setting is outside its range, if `step` is 0, or if eps is so small (below 2⁻⁷⁵ /
+    /// sqrt(1 - b2)) that a divisor might be 0. Nothing is changed then.
+    pub fn update(
+        &self,
+        ctx: &Context,
+        step: u64,
+        p: &mut [f32],
+        g: &[f32],
+        m: &mut [f32],
+        v: &mut [f32],
+    ) -> Result<(), Error> {
+        self.check_settings()?;
+        require("step", step > 0, "counts from 1 on")?;
+        require("eps", self.has_divisors(), "is too small for a step that does not look at its gradients first")?;
+        for (operand, len) in [("p", p.len()), ("m", m.len()), ("v", v.len())] {
+            expect_len(operand, g.len(), len)?;
+        }
+        let factors = self.factors(step);
+        let (rate, decay) = self.rates(factors.correction, 1.0, self.weight_decay);
+        let what = Factors { rate, decay, ..factors };
+        // Whole lines in place, and what is left beyond the last of them through a line of its own.
+        let whole = g.len() / PANEL * PANEL;
+        let ([p, p_end], [m, m_end], [v, v_end]) = (split(p, whole), split(m, whole), split(v, whole));
+        let isa = ctx.isa();
+        let work = |Elements { write: [p, m, v], read: g, what }: Elements<'_, Factors>| {
+            AdamWStep { p, g, m, v, factors: *what }.take(isa);
+        };
+        let mut lines = [[0.0; PANEL]; 4];
+        let ends = [&*p_end, &g[whole..], m_end, v_end];
+        lines.iter_mut().zip(ends).for_each(|(line, end)| line[..end.len()].copy_from_slice(end));
+        let [line_p, line_g, line_m, line_v] = &mut lines;
+        work(Elements { write: [line_p, line_m, line_v], read: line_g, what: &what });
+        state::in_pieces(ctx, [p, m, v], &g[..whole], what, work);
+        let [line_p, _, line_m, line_v] = &lines;
+        for (end, line) in [(p_end, line_p), (m_end, line_m), (v_end, line_v)] {
+            end.copy_from_slice(&line[..end.len()]);
+        }
+        Ok(())
+    }
+
+    /// Whether eps alone keeps divisors from 0: below the smallest normal f32, squares are rounded to multiples of 2⁻¹⁴⁹, and lost where
+    /// `smallest_square` is divided by 2¹².
+    fn has_divisors(&self) -> bool {
+        f64::from(self.eps) * f64::from(1 << 12) >= self.smallest_square()
+    }
+
     fn check_settings(&self) -> Result<(), Error> {
         let (b1, b2) = self.betas;
         require_not_negative("lr", self.lr)?;
@@ -165,8 +224,7 @@ impl AdamW {
 
     /// That no divisor is 0, and none without meaning, where eps is so small that this can be.
     fn check_divisors(&self, isa: Isa, state: &State, grads: &Gradients) -> Result<(), Error> {
-        // Below the smallest normal f32, squares are rounded to multiples of 2⁻¹⁴⁹, and lost where `smallest_square` is divided by 2¹².
-        if f64::from(self.eps) * f64::from(1 << 12) >= self.smallest_square() {
+        if self.has_divisors() {
             return Ok(());
         }
         let factors = self.factors(1);
@@ -197,8 +255,7 @@ impl AdamW {
         };
         let done =
             state.update(ctx, &mut memory, layer, grads, rule, |Elements { write: [p, m, v], read: g, what }| {
-                let step = AdamWStep { p, g, m, v, factors: *what };
-                if what.decay != 0.0 { isa.run(Decayed(step)) } else { isa.run(Plain(step)) }
+                AdamWStep { p, g, m, v, factors: *what }.take(isa);
             });
         self.memory = memory;
         self.state = state;
@@ -206,6 +263,11 @@ impl AdamW {
         self.steps = self.steps.saturating_add(1);
         Ok(())
     }
+}
+
+/// The first `whole` elements, and the others.
+fn split(values: &mut [f32], whole: usize) -> [&mut [f32]; 2] {
+    values.split_at_mut(whole).into()
 }
 
 /// 1 - b^t. In f64 and by libm: the same on every platform, and no loss in the difference.
@@ -282,6 +344,10 @@ impl Kernel for Decayed<'_> {
 }
 
 impl AdamWStep<'_> {
+    fn take(self, isa: Isa) {
+        if self.factors.decay != 0.0 { isa.run(Decayed(self)) } else { isa.run(Plain(self)) }
+    }
+
     #[inline(always)]
     fn run<S: Simd, const DECAYED: bool>(self, s: S) {
         let Factors { eps, rate, root, decay, phase, .. } = self.factors;

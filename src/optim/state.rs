@@ -78,6 +78,39 @@ impl<T> fmt::Debug for StripMemory<T> {
 impl<T> UnwindSafe for StripMemory<T> {}
 impl<T> RefUnwindSafe for StripMemory<T> {}
 
+/// Threads for so many elements, and elements of a piece.
+fn cut(ctx: &Context, elements: usize) -> (usize, usize) {
+    let threads = ctx.par().threads_for(elements / ELEMENTS_PER_THREAD);
+    (threads, (elements / (threads * PIECES_PER_THREAD)).next_multiple_of(PANEL).max(LEAST_PIECE))
+}
+
+/// Does `work` with all strips, piece by piece, on so many threads.
+fn share<T: Sync>(ctx: &Context, threads: usize, strips: &mut Strips<'_, T>, work: impl Fn(Elements<'_, T>) + Sync) {
+    let mut crew = vec![(); threads]; // takes no memory
+    Team::new(threads, ctx.linger()).each(strips.len(), strips.pieces(), &mut crew, |elements, ()| {
+        if let Some(elements) = elements {
+            work(elements);
+        }
+    });
+}
+
+/// Does `work` with all elements of one tensor, on the threads of the context if there are enough of them.
+pub(super) fn in_pieces<T: Sync>(
+    ctx: &Context,
+    write: [&mut [f32]; 3],
+    read: &[f32],
+    what: T,
+    work: impl Fn(Elements<'_, T>) + Sync,
+) {
+    let (threads, piece) = cut(ctx, read.len());
+    if threads == 1 {
+        return work(Elements { write, read, what: &what });
+    }
+    let mut strips = Strips::new(Vec::new(), piece);
+    strips.push(write, read, what);
+    share(ctx, threads, &mut strips, work);
+}
+
 impl State {
     /// `count` moments of zero for each parameter that is learned, and no steps.
     pub(crate) fn zeros(net: &dyn Parameters, count: usize) -> Result<Self, Error> {
@@ -120,8 +153,7 @@ impl State {
         work: impl Fn(Elements<'_, T>) + Sync,
     ) -> Result<(), Error> {
         let all = grads.values().flatten().map(|g| g.as_slice().len()).fold(0, usize::saturating_add);
-        let threads = ctx.par().threads_for(all / ELEMENTS_PER_THREAD);
-        let piece = (all / (threads * PIECES_PER_THREAD)).next_multiple_of(PANEL).max(LEAST_PIECE);
+        let (threads, piece) = cut(ctx, all);
         let mut strips = Strips::new(std::mem::take(&mut memory.0), piece);
         if threads > 1 {
             strips.reserve(self.rows().len())?;
@@ -140,12 +172,7 @@ impl State {
             }
         });
         if threads > 1 {
-            let mut crew = vec![(); threads]; // takes no memory
-            Team::new(threads, ctx.linger()).each(strips.len(), strips.pieces(), &mut crew, |elements, ()| {
-                if let Some(elements) = elements {
-                    work(elements);
-                }
-            });
+            share(ctx, threads, &mut strips, work);
         }
         memory.0 = strips.into_memory();
         Ok(())

@@ -1,7 +1,7 @@
 //! What optimisers refuse, how small a decay they keep, which steps they count, and what large and small gradients do.
 
 use crate::common::{Map, MapGrad, Rng, Stage, contexts, fastest, gradients_of, parameters_of};
-use resblock::{Activation, AdamW, Context, Error, Gradients, Layer, Linear, Optimizer, Part, Sgd};
+use resblock::{Activation, AdamW, Context, Error, Gradients, Layer, Linear, Optimizer, Par, Part, Sgd};
 use std::fmt::Debug;
 
 /// A layer of one input with these weights and no bias.
@@ -210,4 +210,45 @@ fn no_moment_stays_denormal() {
             }
         }
     }
+}
+
+#[test]
+fn a_step_of_the_callers_own_lists_has_the_bits_of_a_layers() {
+    let mut rng = Rng::new(8);
+    for len in [0, 1, 15, 16, 17, 40_000, 100_003] {
+        for (decay, par) in [(0.0, Par::Seq), (0.1, Par::Seq), (0.1, Par::Rayon(3))] {
+            let ctx = fastest().with_par(par);
+            let mut adam = AdamW::new(0.01);
+            adam.weight_decay = decay;
+            let (mut own, mut p) = (adam.clone(), rng.vec(len));
+            let (mut m, mut v) = (vec![0.0; len], vec![0.0; len]);
+            let mut layer = layer(&p);
+            for step in 1..4 {
+                let g = rng.vec(len);
+                adam.update(&ctx, step, &mut p, &g, &mut m, &mut v).expect("a step");
+                let grads = gradients(&layer, &g);
+                own.step(&fastest(), &mut layer, &grads).expect("a step");
+            }
+            assert_eq!(p, weights(&layer), "{len} weights, decay {decay}, {par:?}");
+        }
+    }
+    let ctx = fastest();
+    let (mut p, g, [mut m, mut v]) = ([1.0; 3], [1.0; 3], [[0.0; 3]; 2]);
+    let length = |operand, found| Err(Error::Length { operand, expected: 3, found });
+    let adam = AdamW::new(0.1);
+    assert_eq!(adam.update(&ctx, 1, &mut p[..2], &g, &mut m, &mut v), length("p", 2));
+    assert_eq!(adam.update(&ctx, 1, &mut p, &g, &mut m[..1], &mut v), length("m", 1));
+    assert_eq!(adam.update(&ctx, 1, &mut p, &g, &mut m, &mut []), length("v", 0));
+    let mut refused = |change: fn(&mut AdamW), step| {
+        let mut adam = AdamW::new(0.1);
+        change(&mut adam);
+        match adam.update(&ctx, step, &mut p, &g, &mut m, &mut v) {
+            Err(Error::Setting { operand, .. }) => operand,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(refused(|_| (), 0), "step");
+    assert_eq!(refused(|adam| adam.eps = 0.0, 1), "eps");
+    assert_eq!(refused(|adam| adam.lr = f32::NAN, 1), "lr");
+    assert_eq!((p, m, v), ([1.0; 3], [0.0; 3], [0.0; 3]));
 }
