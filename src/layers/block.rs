@@ -156,6 +156,11 @@ impl Block {
         Self::with_form(&form, init)
     }
 
+    /// Affine maps and vectors of a form.
+    pub(super) fn counts(form: &BlockForm) -> (usize, usize) {
+        (maps(form).count(), vectors(form).count())
+    }
+
     /// Its parameters, in the order of [`Block::from_parts`].
     pub(super) fn parts(&self) -> (&[Affine], &[Vector]) {
         (&self.affines, &self.vectors)

@@ -1,7 +1,8 @@
 //! Networks without weights of their own: every call brings them, in the caller's slices.
 
 use super::keep::{Keep, keeping};
-use super::{GradMode, Layer};
+use super::sequence::{Node, Sequence};
+use super::{Compiled, GradMode, Layer, statistics};
 use crate::Activation;
 use crate::context::Context;
 use crate::error::{Error, expect_len, expect_shape};
@@ -10,15 +11,16 @@ use crate::gemm::pack::{pack, unpack};
 use crate::gemm::panels::{PanelMut, PanelRef, panel_len};
 use crate::mat::{MatMut, MatRef};
 use crate::params::borrowed::{AffineGradMut, GradsMut, ParamsRef};
-use crate::parts::compile_one;
+use crate::parts::{compile, compile_one};
 use crate::program::form::{self, BlockForm, Form, NormForm, Skip};
 use crate::program::norm::Norm;
 use crate::program::{Program, wide};
 use crate::run::borrowed::Borrowed;
-use crate::run::record::record_len;
+use crate::run::record::{Record, record_len};
 use crate::run::source::{Layout, Slots};
 use crate::run::workspace::Workspace;
 use crate::run::{Network, Wanted, backward, forward};
+use crate::weights::{Affine, Vector};
 use std::sync::Arc;
 
 /// A network as a function of its input *and its parameters*, for hosts that keep parameters themselves: the formula of a layer, without
@@ -107,6 +109,40 @@ impl Functional {
         Self { program: Arc::clone(layer.program()) }
     }
 
+    /// One formula after the other, as one network: y = f_k(... f_1(x)). Its affine maps and vectors are those of the first, of the second, and so on; a
+    /// row block goes through all of it while it is in cache.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if there is none; [`Error::Shape`] naming `parts` if the inputs of one are not the outputs of the one before: expected and
+    /// found (inputs, outputs) of that one; [`Error::Memory`].
+    pub fn chain(parts: &[Self]) -> Result<Self, Error> {
+        if parts.is_empty() {
+            return Err(Error::Setting { operand: "parts", reason: "a chain needs at least one formula" });
+        }
+        for pair in parts.windows(2) {
+            let (width, next) = (pair[0].outputs(), &pair[1]);
+            expect_shape("parts", (width, next.outputs()), (next.inputs(), next.outputs()))?;
+        }
+        Ok(Self { program: compile(parts.iter().flat_map(|part| part.program.outline()))? })
+    }
+
+    /// A layer with a copy of these parameters, packed as kernels like them best: for weights that do not change. Its results are the same bits.
+    ///
+    /// # Errors
+    /// As [`Functional::infer`], of the parameters.
+    pub fn pack<'p>(&self, params: impl Into<ParamsRef<'p>>) -> Result<Sequence, Error> {
+        let params = params.into();
+        self.check_params(params)?;
+        let mut affines = params.affines.iter().map(|map| Affine::new(map.weights, map.bias));
+        let mut vectors = params.vectors.iter().map(|vector| Vector::new(vector));
+        let forms = self.program.forms();
+        let nodes = forms.map(|form| Node::take_parameters(&form, &mut affines, &mut vectors));
+        let nodes = nodes.collect::<Result<Vec<_>, _>>()?;
+        let mut net = Sequence::new(nodes)?;
+        net.replace_program(Arc::clone(&self.program)); // of the same forms
+        Ok(net)
+    }
+
     /// The same, with other records: see [`Layer::set_keep`].
     ///
     /// # Errors
@@ -174,6 +210,49 @@ impl Functional {
     ) -> Result<(), Error> {
         expect_len("record", self.record_len(x.rows())?, record.len())?;
         self.run(ctx, ws, params.into(), x, y, Some(record))
+    }
+
+    /// As [`Functional::forward`], with a record of ours, which grows to what it needs.
+    ///
+    /// # Errors
+    /// As [`Functional::infer`]; the record then holds nothing.
+    pub fn forward_to<'p>(
+        &self,
+        ctx: &Context,
+        ws: &mut Workspace,
+        params: impl Into<ParamsRef<'p>>,
+        x: MatRef<'_>,
+        y: MatMut<'_>,
+        record: &mut Record,
+    ) -> Result<(), Error> {
+        let room = record.room(self.record_len(x.rows())?)?;
+        let result = self.run(ctx, ws, params.into(), x, y, Some(room));
+        if result.is_err() {
+            record.clear();
+        }
+        result
+    }
+
+    /// Brings running averages of the caller's up to date with the batch of a recorded pass, as [`Layer::update_statistics`]. `vectors`: one for each
+    /// vector, None or of any value where it is none of them; an average that is None is left out.
+    ///
+    /// # Errors
+    /// As [`Layer::update_statistics`]; [`Error::Length`] naming `vectors` or `vector`. Nothing is changed then.
+    pub fn update_statistics(
+        &self,
+        record: &[f32],
+        momentum: f32,
+        vectors: &mut [Option<&mut [f32]>],
+    ) -> Result<(), Error> {
+        expect_len("vectors", self.program.vectors.len(), vectors.len())?;
+        for (len, vector) in self.vector_lens().zip(&*vectors) {
+            vector.as_ref().map_or(Ok(()), |vector| expect_len("vector", len, vector.len()))?;
+        }
+        statistics::update(&self.program, record, momentum, |at, update| {
+            if let Some(running) = vectors[at].as_deref_mut() {
+                update(running);
+            }
+        })
     }
 
     fn run(

@@ -119,7 +119,12 @@ pub trait Layer: Compiled + Sized {
     /// [`Error::Setting`] if the momentum is not in [0, 1]; [`Error::Record`] if it is not a record of this network, or its statistics are NaN or
     /// infinite, as after a batch that holds such values; [`Error::Length`]. Nothing is changed then.
     fn update_statistics(&mut self, record: &[f32], momentum: f32) -> Result<(), Error> {
-        statistics::update(self, record, momentum)
+        let program = Arc::clone(self.program());
+        statistics::update(&program, record, momentum, |at, update| {
+            if let Some(running) = self.vector_mut(at) {
+                update(running.as_mut_slice());
+            }
+        })
     }
 
     /// y = f(x), nothing kept. x: `n x inputs`, y: `n x outputs`; any strides, any n, 0 included.

@@ -11,6 +11,7 @@ use crate::params::name::{Part, Place, Within};
 use crate::params::tensor::{TensorMut, TensorRef};
 use crate::parts::compile;
 use crate::program::Program;
+use crate::program::form::Form;
 use crate::weights::{Affine, Vector};
 use std::sync::Arc;
 
@@ -65,6 +66,30 @@ impl From<NormLayer> for Node {
 }
 
 impl Node {
+    /// A layer of this form, with the parameters that it takes off these.
+    pub(super) fn take_parameters(
+        form: &Form,
+        affines: &mut impl Iterator<Item = Result<Affine, Error>>,
+        vectors: &mut impl Iterator<Item = Result<Vector, Error>>,
+    ) -> Result<Self, Error> {
+        let none = Error::Length { operand: "params", expected: 1, found: 0 };
+        Ok(match form {
+            Form::Linear(form) => {
+                let layer = Linear::new(affines.next().ok_or(none)??, form.phi);
+                Self::Linear(if form.skip { layer.with_skip()? } else { layer })
+            }
+            Form::Block(form) => {
+                let (maps, lines) = Block::counts(form);
+                let (affines, vectors) = (affines.take(maps).collect::<Result<_, _>>()?, vectors.take(lines));
+                Self::Block(Block::from_parts(form, affines, vectors.collect::<Result<_, _>>()?)?)
+            }
+            Form::Norm(form) => {
+                let vectors = vectors.take(form.norm.roles().count()).collect::<Result<_, _>>()?;
+                Self::Norm(NormLayer::from_vectors(form.width, form.norm, form.phi, vectors)?)
+            }
+        })
+    }
+
     fn inputs(&self) -> usize {
         with_layer!(self, layer => layer.inputs())
     }

@@ -1,19 +1,22 @@
 //! Running averages, brought up to date with the statistics of a batch.
 
-use super::Layer;
 use crate::error::Error;
+use crate::program::Program;
 use crate::run::record::{open, rows};
-use std::sync::Arc;
 
-/// [`Layer::update_statistics`].
-pub(super) fn update(layer: &mut impl Layer, record: &[f32], momentum: f32) -> Result<(), Error> {
+/// [`super::Layer::update_statistics`]. `each` is given the number of every vector that is a running average, and what is to be done with it.
+pub(super) fn update(
+    program: &Program,
+    record: &[f32],
+    momentum: f32,
+    mut each: impl FnMut(usize, &mut dyn FnMut(&mut [f32])),
+) -> Result<(), Error> {
     if !(0.0..=1.0).contains(&momentum) {
         return Err(Error::Setting { operand: "momentum", reason: "must be in [0, 1]" });
     }
-    let program = Arc::clone(layer.program());
-    let n = rows(record, &program)?;
+    let n = rows(record, program)?;
     // Of one row no pass has left any: a record that says so was changed.
-    let Some(statistics) = open(record, &program, n, layer.inputs())?.statistics.filter(|_| n > 1) else {
+    let Some(statistics) = open(record, program, n, program.inputs())?.statistics.filter(|_| n > 1) else {
         return Ok(());
     };
     let line = |(vector, at): (usize, usize)| &statistics[at..][..program.vectors[vector]];
@@ -23,10 +26,11 @@ pub(super) fn update(layer: &mut impl Layer, record: &[f32], momentum: f32) -> R
     let unbiased = (n as f64 / (n as f64 - 1.0)) as f32;
     for (mean, variance) in program.running() {
         for (place, factor) in [(mean, 1.0), (variance, unbiased)] {
-            let Some(running) = layer.vector_mut(place.0) else { continue };
-            for (running, new) in running.as_mut_slice().iter_mut().zip(line(place)) {
-                *running = momentum.mul_add(new * factor, (1.0 - momentum) * *running);
-            }
+            each(place.0, &mut |running| {
+                for (running, new) in running.iter_mut().zip(line(place)) {
+                    *running = momentum.mul_add(new * factor, (1.0 - momentum) * *running);
+                }
+            });
         }
     }
     Ok(())

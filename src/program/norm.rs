@@ -64,7 +64,7 @@ impl Norm {
     }
 
     /// The vectors that it has, in order: γ, β, and the running averages of mean and variance of a batch.
-    pub(crate) fn roles(self) -> impl Iterator<Item = Role> {
+    pub fn roles(self) -> impl Iterator<Item = Role> {
         let running = self.kind == NormKind::Batch;
         let all = [
             (self.gain, Role::Gain),

@@ -398,6 +398,52 @@ fn plans_that_take_turns_in_a_workspace_are_told_apart() {
 }
 
 #[test]
+fn chains_of_formulas_and_packed_copies_have_the_bits_of_the_network() {
+    for problem in two_problems() {
+        let (want, n) = (problem.oracle(false), problem.rows);
+        let parts = network(&problem).layers().iter().map(|node| match node {
+            Node::Linear(layer) => Functional::of(layer),
+            Node::Block(layer) => Functional::of(layer),
+            other => panic!("{other:?}"),
+        });
+        let chain = Functional::chain(&parts.collect::<Vec<_>>()).expect("widths that fit");
+        let maps: Vec<_> = problem.stages.iter().flat_map(Stage::maps).collect();
+        // Turned, so that what is packed is a copy by any strides.
+        let turned: Vec<Grid> =
+            maps.iter().map(|map| Grid::of(Layout::Transposed(3), map.outputs, map.inputs, &map.w)).collect();
+        let params: Vec<AffineRef<'_>> = (maps.iter().zip(&turned))
+            .map(|(map, weights)| AffineRef { weights: weights.view(), bias: map.b.as_deref() })
+            .collect();
+        let packed = chain.pack(&params).expect("a copy");
+        let x = mat(&problem.x, n, chain.inputs());
+        for ctx in contexts() {
+            let (mut ws, mut record, mut y) = (Workspace::new(), Record::new(), vec![f32::NAN; n * chain.outputs()]);
+            chain
+                .forward_to(&ctx, &mut ws, &params, x, mat_mut(&mut y, n, chain.outputs()), &mut record)
+                .expect("forward");
+            assert_same("a chain", &y, &want.y);
+            let mut grads = Gradients::new(&packed).expect("gradients");
+            let (mut dx, dy) = (vec![f32::NAN; n * chain.inputs()], mat(&problem.dy, n, chain.outputs()));
+            // The record of one is a record of the other.
+            let (record, dx_out) = (record.as_slice(), mat_mut(&mut dx, n, chain.inputs()));
+            packed
+                .backward(&ctx, &mut ws, record, dy, Some(dx_out), &mut grads, GradMode::Overwrite)
+                .expect("backward");
+            let grads = common::values_of(&packed, &grads);
+            Trained { y, dx, grads }.assert_same("a packed copy", &want);
+        }
+    }
+    let [narrow, wide] = [3, 4].map(|d| Functional::block(d, 5, d, Activation::Relu, Skip::Identity).expect("a block"));
+    let refused = Functional::chain(&[narrow.clone(), wide]).expect_err("widths that do not fit");
+    assert_eq!(refused, Error::Shape { operand: "parts", expected: (3, 4), found: (4, 4) });
+    assert!(matches!(Functional::chain(&[]), Err(Error::Setting { operand: "parts", .. })));
+    assert_eq!(
+        narrow.pack(&[]).expect_err("no parameters"),
+        Error::Length { operand: "params", expected: 2, found: 0 }
+    );
+}
+
+#[test]
 fn sequences_are_checked_and_name_their_tensors() {
     let mut init = Init::he(5);
     let linear = |a, b, init: &mut Init| Node::from(Linear::with_init(a, b, Activation::Relu, init).expect("a layer"));

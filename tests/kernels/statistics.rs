@@ -131,6 +131,32 @@ fn running_averages_follow_the_batches_that_count() {
 }
 
 #[test]
+fn running_averages_of_the_callers_own_follow_alike() {
+    let (mut block, record, _) = trained(Statistics::Batch);
+    let formula = Functional::of(&block);
+    let learned: Vec<bool> = block.parameters().filter(|p| p.shape().0 == 1).map(|p| p.role().is_learned()).collect();
+    let learned = &learned[learned.len() - formula.vector_lens().len()..]; // vectors, behind the biases
+    let mut own = running(&block);
+    let mut lines = own.iter_mut();
+    let mut vectors: Vec<Option<&mut [f32]>> =
+        learned.iter().map(|learned| if *learned { None } else { lines.next().map(|line| &mut line[..]) }).collect();
+    assert_eq!(vectors.iter().flatten().count(), 4);
+    formula.update_statistics(record.as_slice(), 0.1, &mut vectors).expect("an update");
+    block.update_statistics(record.as_slice(), 0.1).expect("an update");
+    assert_eq!(own, running(&block));
+    let mut short = [0.0; 3];
+    let mut vectors: Vec<Option<&mut [f32]>> = learned.iter().map(|_| None).collect();
+    formula.update_statistics(record.as_slice(), 0.1, &mut vectors).expect("nothing to update");
+    vectors[0] = Some(&mut short);
+    let refused = formula.update_statistics(record.as_slice(), 0.1, &mut vectors);
+    assert_eq!(refused, Err(Error::Length { operand: "vector", expected: 9, found: 3 }));
+    assert!(matches!(
+        formula.update_statistics(record.as_slice(), 0.1, &mut []),
+        Err(Error::Length { operand: "vectors", .. })
+    ));
+}
+
+#[test]
 fn updates_that_would_spoil_running_averages_are_refused() {
     let (mut block, record, _) = trained(Statistics::Batch);
     let before = running(&block);
