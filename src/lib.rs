@@ -1,6 +1,10 @@
 #![doc = include_str!("../README.md")]
 #![warn(rustdoc::broken_intra_doc_links)]
 
+#[cfg(doctest)]
+#[doc = include_str!("../docs/embedding.md")]
+struct Embedding;
+
 mod activation;
 pub mod bounds;
 #[cfg(feature = "safetensors")]

@@ -1,0 +1,17 @@
+#![doc = include_str!("../README.md")]
+
+mod adamw;
+mod backward;
+mod call;
+mod engine;
+mod formula;
+mod layer;
+mod op;
+mod params;
+mod view;
+
+pub use adamw::AdamW;
+pub use backward::backward;
+pub use formula::Formula;
+pub use layer::{Evaluated, Fused};
+pub use resblock;
