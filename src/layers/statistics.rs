@@ -20,18 +20,17 @@ pub(super) fn update(
         return Ok(());
     };
     let line = |(vector, at): (usize, usize)| &statistics[at..][..program.vectors[vector]];
-    if program.running().flat_map(|(mean, variance)| [mean, variance]).flat_map(line).any(|v| !v.is_finite()) {
+    let unbiased = (n as f64 / (n as f64 - 1.0)) as f32;
+    let all = || program.running().flat_map(|(mean, variance)| [(mean, 1.0), (variance, unbiased)]);
+    if all().any(|(place, factor)| line(place).iter().any(|v| !(v * factor).is_finite())) {
         return Err(Error::Record { reason: "the statistics of its batch are NaN or infinite" });
     }
-    let unbiased = (n as f64 / (n as f64 - 1.0)) as f32;
-    for (mean, variance) in program.running() {
-        for (place, factor) in [(mean, 1.0), (variance, unbiased)] {
-            each(place.0, &mut |running| {
-                for (running, new) in running.iter_mut().zip(line(place)) {
-                    *running = momentum.mul_add(new * factor, (1.0 - momentum) * *running);
-                }
-            });
-        }
+    for (place, factor) in all() {
+        each(place.0, &mut |running| {
+            for (running, new) in running.iter_mut().zip(line(place)) {
+                *running = momentum.mul_add(new * factor, (1.0 - momentum) * *running);
+            }
+        });
     }
     Ok(())
 }

@@ -170,6 +170,10 @@ fn updates_that_would_spoil_running_averages_are_refused() {
     let mut spoilt = record.as_slice().to_vec();
     spoilt[32 + 3] = f32::NAN;
     assert!(matches!(block.update_statistics(&spoilt, 0.1), Err(Error::Record { .. })));
+    // A variance that is finite, but not times n / (n - 1).
+    let mut large = record.as_slice().to_vec();
+    large[32 + 16 + 3] = f32::MAX;
+    assert!(matches!(block.update_statistics(&large, 0.1), Err(Error::Record { .. })));
     assert_eq!(running(&block), before);
     let mut other = Linear::with_init(9, 9, Activation::Relu, &mut Init::he(1)).expect("a layer");
     assert!(matches!(other.update_statistics(record.as_slice(), 0.1), Err(Error::Record { .. })));
