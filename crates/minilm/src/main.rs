@@ -17,15 +17,13 @@ use std::time::Instant;
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
-/// MiniLM-L6 with resblock's blocks inside candle. `crates/minilm/fetch.sh` fetches model and text.
+/// MiniLM-L6 with resblock's blocks inside candle. `crates/minilm/fetch.sh` fetches model and text; `RAYON_NUM_THREADS` says how many threads candle and
+/// resblock have.
 #[derive(Parser)]
 struct Options {
     /// Where model and text are.
     #[arg(long, default_value = "target/minilm")]
     folder: PathBuf,
-    /// Threads, of candle and of resblock.
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
     #[command(subcommand)]
     command: Command,
 }
@@ -66,8 +64,6 @@ enum Command {
 
 fn main() -> std::result::Result<(), Failed> {
     let options = Options::parse();
-    // Candle asks for this once; resblock takes the threads of the pool that it is called in.
-    rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global()?;
     let parameters = parameters(&options.folder)?;
     match options.command {
         Command::Embed { seconds, dump } => embed(&options.folder, &parameters, seconds, dump.as_deref()),
@@ -167,7 +163,7 @@ fn embed(
             *best = best.max(all.train.len() as f64 / start.elapsed().as_secs_f64());
         }
     }
-    println!("sentences a second, {} threads, best:", rayon::current_num_threads());
+    println!("sentences a second, {} threads, best:", candle_core::utils::get_num_threads());
     for (name, own) in ["candle", "resblock's blocks", "attention's, too"].iter().zip(&best) {
         println!("{name:18} {own:6.0} {:5.2}", own / best[0]);
     }

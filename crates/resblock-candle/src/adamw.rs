@@ -10,7 +10,7 @@ use std::cell::RefCell;
 /// gradient and both moments once, by resblock's own kernel ([`resblock::AdamW`] has the formula and its rounding). For variables of f32 on the
 /// CPU, whether this crate's layers use them or others.
 ///
-/// Decay is for every variable, as in `candle_nn`; give two optimisers two lists where biases and gains are to have none.
+/// An eps of 0, or so small that a divisor might be, is refused ([`resblock::AdamW::update`]). Decay is for every variable, as in `candle_nn`; give two optimisers two lists where biases and gains are to have none.
 #[derive(Debug)]
 pub struct AdamW {
     vars: Vec<Moments>,

@@ -72,7 +72,7 @@ impl Call {
         let storage = view::read(&dy);
         let dy = view::matrix(view::cpu(&storage)?, dy.layout())?;
         let inputs = self.engine.functional.inputs();
-        let mut dx = x.track_op().then(|| vec![0.0; dy.rows() * inputs]);
+        let mut dx = x.track_op().then(|| view::zeros(dy.rows(), inputs)).transpose()?;
         let dx_view = dx.as_mut().map(|dx| MatMut::new(dx, dy.rows(), inputs)).transpose().map_err(Error::wrap)?;
         let grads = match &self.params {
             Params::Packed(packed) => {
@@ -88,11 +88,9 @@ impl Call {
 
     fn gradients(&self, tensors: &Tensors, dy: MatRef<'_>, dx: Option<MatMut<'_>>) -> Result<Vec<Option<Tensor>>> {
         let specs = &self.engine.specs;
-        let mut buffers: Vec<Option<Vec<f32>>> = specs
-            .iter()
-            .zip(&self.wanted)
-            .map(|(spec, &wanted)| wanted.then(|| vec![0.0; spec.rows * spec.cols]))
-            .collect();
+        let buffers = specs.iter().zip(&self.wanted);
+        let buffers = buffers.map(|(spec, &wanted)| wanted.then(|| view::zeros(spec.rows, spec.cols)).transpose());
+        let mut buffers = buffers.collect::<Result<Vec<_>>>()?;
         let (mut affines, mut vectors) = (Vec::new(), Vec::new());
         for (buffer, spec) in buffers.iter_mut().zip(specs) {
             let buffer = buffer.as_deref_mut();
@@ -157,7 +155,7 @@ pub(crate) fn output(
     f: impl FnOnce(&mut Workspace, MatMut<'_>) -> Result<()>,
 ) -> Result<Vec<f32>> {
     let outputs = engine.functional.outputs();
-    let mut y = vec![0.0; x.rows() * outputs];
+    let mut y = view::zeros(x.rows(), outputs)?;
     let view = MatMut::new(&mut y, x.rows(), outputs).map_err(Error::wrap)?;
     engine.with_workspace(|ws| f(ws, view))?;
     Ok(y)

@@ -9,6 +9,8 @@ use crate::view;
 use candle_core::{Error, Module, ModuleT, Result, Tensor, Var};
 use candle_nn::VarBuilder;
 use resblock::{Context, Convention, Draw, Keep, MatRef, Par, Stored, TensorName};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -95,23 +97,28 @@ impl Fused {
     }
 
     fn from_builder(formula: Formula, vb: VarBuilder<'_>, stored: impl Fn(&Spec) -> Result<Stored>) -> Result<Self> {
-        let tensor = |spec: Spec| -> Result<Tensor> {
+        // By name: pieces of one tensor are views of it, and a `VarBuilder` may read it from its file at each request.
+        let mut whole: HashMap<String, Tensor> = HashMap::new();
+        let mut tensors = Vec::new();
+        for spec in formula.tensors()? {
             let stored = stored(&spec)?;
-            let whole = vb.get_with_hints(
-                stored.dims(spec.name.role, (spec.rows, spec.cols)),
-                stored.name(),
-                formula.initial(&spec),
-            )?;
-            let turned = if spec.place == Place::Weights && stored.is_transposed() { whole.t()? } else { whole };
-            match stored.piece() {
-                (_, 1) => Ok(turned),
+            let tensor = match whole.entry(stored.name().into()) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => {
+                    let dims = stored.dims(spec.name.role, (spec.rows, spec.cols));
+                    entry.insert(vb.get_with_hints(dims, stored.name(), formula.initial(&spec))?)
+                }
+            };
+            let is_turned = spec.place == Place::Weights && stored.is_transposed();
+            let turned = if is_turned { tensor.t()? } else { tensor.clone() };
+            tensors.push(match stored.piece() {
+                (_, 1) => turned,
                 (piece, count) => {
                     let len = turned.dim(0)? / count;
-                    turned.narrow(0, piece * len, len)
+                    turned.narrow(0, piece * len, len)?
                 }
-            }
-        };
-        let tensors = formula.tensors()?.into_iter().map(tensor).collect::<Result<Vec<_>>>()?;
+            });
+        }
         Self::new(formula, tensors)
     }
 
@@ -151,8 +158,8 @@ impl Fused {
     }
 
     /// The same with another context: threads, instruction set, block sizes. [`Par::Rayon`] with 0, unless set: as many threads as the cost model
-    /// finds worth it, of the rayon pool that it is called in, so of candle's own inside `Device::with_context`. Its draw and its choice of statistics
-    /// are set by each call.
+    /// finds worth it, of the rayon pool that it is called in, so of candle's own inside `Device::with_context`. Its draw is set by each call; with
+    /// frozen statistics, training calls normalise by running averages, and leave these as they are.
     pub fn with_context(self, ctx: Context) -> Self {
         Self { ctx, ..self }
     }
@@ -162,7 +169,8 @@ impl Fused {
     /// # Errors
     /// If a budget does not hold the inputs of each layer.
     pub fn with_keep(self, keep: Keep) -> Result<Self> {
-        Ok(Self { engine: Engine::of(&self.engine.formulas, keep)?, ..self })
+        let engine = Engine::of(&self.engine.formulas, keep)?;
+        Ok(Self { engine, packed: Default::default(), ..self })
     }
 
     /// The same with another momentum of running averages: 0.1, unless set.
@@ -242,7 +250,7 @@ impl Fused {
     /// # Errors
     /// As [`Fused::forward`].
     pub fn forward_drawn(&self, x: &Tensor, draw: Draw) -> Result<Tensor> {
-        let ctx = self.ctx.with_draw(Some(draw)).with_frozen_statistics(false);
+        let ctx = self.ctx.with_draw(Some(draw));
         self.call(x, ctx, true)
     }
 

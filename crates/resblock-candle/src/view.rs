@@ -24,11 +24,20 @@ fn rows(layout: &Layout) -> Option<(usize, usize)> {
             (0, _) => return Some((0, 0)),
             (1, _) => {}
             (_, 1) => (rows, stride) = (dim, step),
-            _ if step == rows * stride => rows *= dim,
+            _ if Some(step) == rows.checked_mul(stride) => rows = rows.checked_mul(dim)?,
             _ => return None,
         }
     }
     Some((rows, stride))
+}
+
+/// So many zeros, or an error where there is no memory for them.
+pub(crate) fn zeros(rows: usize, cols: usize) -> Result<Vec<f32>> {
+    let mut zeros = Vec::new();
+    match rows.checked_mul(cols).map(|len| zeros.try_reserve_exact(len).map(|()| zeros.resize(len, 0.0))) {
+        Some(Ok(())) => Ok(zeros),
+        _ => candle_core::bail!("resblock: no memory for {rows} x {cols} floats"),
+    }
 }
 
 /// The tensor itself, or a copy if its rows do not follow each other at one distance.

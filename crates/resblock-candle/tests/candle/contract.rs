@@ -196,6 +196,9 @@ fn dropout_and_running_averages() -> Result<()> {
     own.forward(&ctx, &mut ws, rows_of(&values, 8).unwrap(), rows_of_mut(&mut y, 8).unwrap()).map(|_| ()).unwrap();
     let record = ws.record().clone();
     own.update_statistics(record.as_slice(), 0.1).unwrap();
+    // Frozen, they stay: training is then evaluation, but for masks.
+    let frozen = block.clone().with_context(Context::new().unwrap().with_frozen_statistics(true));
+    assert_eq!(floats(&frozen.forward_t(&x, true)?), floats(&block.forward(&x)?));
     let averages = form.tensors().zip(&parameters).filter(|((name, _), _)| !name.role.is_learned());
     for ((name, _), variable) in averages {
         let expected = own.parameters().find(|tensor| tensor.name() == name).expect("an average");
@@ -246,6 +249,9 @@ fn refusals() -> Result<()> {
     assert!(text(block.forward(&x.to_dtype(DType::BF16)?)).contains("got: BF16"));
     assert!(text(block.forward(&x.narrow(1, 0, 7)?)).contains("expected a last dimension of 8, found [4, 7]"));
     assert!(text(block.forward(&Tensor::new(1f32, &Device::Cpu)?)).contains("expected a last dimension of 8"));
+    // More rows than any memory holds, all of them one.
+    let endless = x.narrow(0, 0, 1)?.broadcast_as((1 << 40, 1 << 20, 8))?;
+    assert!(text(block.forward(&endless)).contains("no memory"));
 
     let refused = |formula: Formula, tensors: Vec<Tensor>| Fused::new(formula, tensors).unwrap_err().to_string();
     let all = tensors(&parameters);
