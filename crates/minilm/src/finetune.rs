@@ -54,6 +54,9 @@ pub(crate) fn run(
     let mut optimizers = Optimizers::new(blocks, trained, vec![weight, bias])?;
 
     let steps = glosses.train.len() / BATCH * epochs;
+    if steps == 0 {
+        candle_core::bail!("{} definitions and {epochs} epochs are no step of {BATCH}", glosses.train.len())
+    }
     let bar = ProgressBar::new(steps as u64);
     let style = ProgressStyle::with_template("{prefix} {bar:40} {pos}/{len} steps, {msg}, {eta} left");
     bar.set_style(style.map_err(candle_core::Error::wrap)?);

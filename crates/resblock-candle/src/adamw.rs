@@ -45,6 +45,14 @@ impl Optimizer for AdamW {
     fn step(&mut self, grads: &GradStore) -> Result<()> {
         let steps = self.steps + 1;
         let adam = self.settings();
+        // All of them first: a step that is refused has changed nothing.
+        for Moments { var, .. } in &self.vars {
+            let Some(grad) = grads.get(var) else { continue };
+            crate::view::check(grad, "resblock: gradient of a variable")?;
+            if grad.dims() != var.dims() {
+                candle_core::bail!("resblock: a gradient of shape {:?} for a variable of {:?}", grad.dims(), var.dims())
+            }
+        }
         for moments in &mut self.vars {
             let Some(grad) = grads.get(&moments.var) else { continue };
             let grad = grad.contiguous()?;

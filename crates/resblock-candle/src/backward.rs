@@ -1,12 +1,20 @@
 //! A backward pass whose gradients of variables are stored as they are made.
 
 use candle_core::backprop::GradStore;
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, TensorId};
 use std::cell::RefCell;
+use std::collections::HashSet;
 
 thread_local! {
-    /// What the backward passes of [`backward`] on this thread, one in another, have collected: variables and their gradients.
-    static COLLECTING: RefCell<Vec<Vec<(Tensor, Tensor)>>> = const { RefCell::new(Vec::new()) };
+    /// The backward passes of [`backward`] on this thread, one in another.
+    static COLLECTING: RefCell<Vec<Collection>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A backward pass: the nodes of its graph, and what it has collected of them: variables and their gradients. An operation may differentiate another graph
+/// in its own backward pass, whose nodes are not among these.
+struct Collection {
+    nodes: HashSet<TensorId>,
+    collected: Vec<(Tensor, Tensor)>,
 }
 
 /// The same gradients as `loss.backward()`, sooner: candle makes a matrix of zeros for every variable and adds the gradient to it, two passes over memory
@@ -21,18 +29,20 @@ pub fn backward(loss: &Tensor) -> Result<GradStore> {
     if rayon::current_thread_index().is_some() {
         return loss.backward();
     }
-    /// What is collected from here on; taken off again however the pass ends.
-    struct Collection;
-    impl Drop for Collection {
+    /// Takes the collection off again, however the pass ends.
+    struct End;
+    impl Drop for End {
         fn drop(&mut self) {
             COLLECTING.with_borrow_mut(Vec::pop);
         }
     }
-    COLLECTING.with_borrow_mut(|all| all.push(Vec::new()));
-    let collection = Collection;
+    let nodes = loss.sorted_nodes().into_iter().map(Tensor::id).collect();
+    COLLECTING.with_borrow_mut(|all| all.push(Collection { nodes, collected: Vec::new() }));
+    let end = End;
     let mut grads = loss.backward()?;
-    let collected = COLLECTING.with_borrow_mut(|all| all.last_mut().map(std::mem::take)).unwrap_or_default();
-    drop(collection);
+    let last = |all: &mut Vec<Collection>| all.last_mut().map(|last| std::mem::take(&mut last.collected));
+    let collected = COLLECTING.with_borrow_mut(last).unwrap_or_default();
+    drop(end);
     for (variable, grad) in collected {
         let grad = match grads.remove(&variable) {
             Some(others) => others.add(&grad)?,
@@ -43,14 +53,14 @@ pub fn backward(loss: &Tensor) -> Result<GradStore> {
     Ok(grads)
 }
 
-/// Hands over the gradient of an argument: None if it is collected, which candle allows of variables alone.
-pub(crate) fn offer(argument: &Tensor, grad: Option<Tensor>) -> Option<Tensor> {
+/// Hands over the gradient of an argument of `node`: None if it is collected, which candle allows of variables alone.
+pub(crate) fn offer(node: &Tensor, argument: &Tensor, grad: Option<Tensor>) -> Option<Tensor> {
     if !argument.is_variable() {
         return grad;
     }
-    COLLECTING.with_borrow_mut(|all| match (all.last_mut(), grad) {
-        (Some(collected), Some(grad)) => {
-            collected.push((argument.clone(), grad));
+    COLLECTING.with_borrow_mut(|all| match (all.last_mut().filter(|last| last.nodes.contains(&node.id())), grad) {
+        (Some(last), Some(grad)) => {
+            last.collected.push((argument.clone(), grad));
             None
         }
         (_, grad) => grad,

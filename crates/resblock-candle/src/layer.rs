@@ -199,7 +199,8 @@ impl Fused {
     /// # Errors
     /// Candle's.
     pub fn frozen(&self) -> Result<Self> {
-        let tensors = self.tensors.all.iter().map(|tensor| tensor.detach().copy()).collect::<Result<Vec<_>>>()?;
+        let tensors =
+            self.tensors.all.iter().map(|tensor| tensor.detach().force_contiguous()).collect::<Result<Vec<_>>>()?;
         let copy = Self::of(&self.engine.formulas, self.engine.keep(), tensors)?;
         Ok(Self { ctx: self.ctx, momentum: self.momentum, seed: self.seed, step: Arc::default(), ..copy })
     }
@@ -226,10 +227,21 @@ impl Fused {
         specs.map(|(spec, tensor)| spec.name.role.is_learned() && tensor.track_op()).collect()
     }
 
+    /// The tensors, running averages as copies: a training pass before the backward pass of this call would change them.
+    fn as_they_are(&self) -> Result<Arc<Tensors>> {
+        if self.engine.specs.iter().all(|spec| spec.name.role.is_learned()) {
+            return Ok(Arc::clone(&self.tensors));
+        }
+        let tensors = self.engine.specs.iter().zip(&self.tensors.all).map(|(spec, tensor)| {
+            if spec.name.role.is_learned() { Ok(tensor.clone()) } else { tensor.detach().force_contiguous() }
+        });
+        Ok(Arc::new(Tensors::new(tensors.collect::<Result<_>>()?)))
+    }
+
     /// The parameters as calls have them.
     fn params(&self, wanted: &[bool]) -> Result<Params> {
         if wanted.contains(&true) || !self.packs {
-            return Ok(Params::Tensors(Arc::clone(&self.tensors)));
+            return Ok(Params::Tensors(self.as_they_are()?));
         }
         let statistics = STATISTICS.load(Ordering::Acquire);
         let constant = self.engine.specs.iter().all(|spec| spec.name.role.is_learned());
@@ -248,13 +260,14 @@ impl Fused {
     /// for batches in pieces, which say what their first row is, and for runs that are to be repeated. [`ModuleT::forward_t`] counts steps by itself.
     ///
     /// # Errors
-    /// As [`Fused::forward`].
+    /// As [`Fused::forward`]; if a BatchNorm's statistics of this batch are NaN or infinite, since running averages would be for ever: they stay as they are.
     pub fn forward_drawn(&self, x: &Tensor, draw: Draw) -> Result<Tensor> {
         let ctx = self.ctx.with_draw(Some(draw));
         self.call(x, ctx, true)
     }
 
-    /// y in evaluation: nothing is dropped, a BatchNorm normalises by its running averages. Gradients flow all the same.
+    /// y in evaluation: nothing is dropped, a BatchNorm normalises by its running averages. Gradients flow all the same, so that a pass over tracked parameters
+    /// is recorded: [`Fused::frozen`] has what evaluates without.
     ///
     /// # Errors
     /// If x is of another type or width, or elsewhere than on the CPU; resblock's and candle's own.
@@ -272,8 +285,11 @@ impl Fused {
                 x.dims()
             )
         }
+        if x.dims().iter().try_fold(1usize, |count, &dim| count.checked_mul(dim)).is_none() {
+            candle_core::bail!("resblock: x: no memory for {:?}", x.dims())
+        }
         // A parameter's own storage would be read twice at once.
-        let x = if self.tensors.share(x) { x.copy()? } else { x.clone() };
+        let x = if self.tensors.share(x) { x.force_contiguous()? } else { x.clone() };
         let x = view::with_rows(&x)?;
         let wanted = self.wanted();
         let params = self.params(&wanted)?;

@@ -227,6 +227,36 @@ fn packed_copies_follow_running_averages() -> Result<()> {
 }
 
 #[test]
+fn writers_and_readers_do_not_wait_for_each_other_for_ever() -> Result<()> {
+    let form = BlockForm { biases: false, ..BlockForm::new(16, 16, Activation::Relu) };
+    let parameters = variables(&form, &mut Numbers::new(13));
+    let (layer, x, w) =
+        (fused(&form, &parameters), Numbers::new(1).tensor(&[8, 16]), Numbers::new(2).tensor(&[16, 16]));
+    let (done, finished) = std::sync::mpsc::channel();
+    let writer = (done.clone(), parameters[0].clone());
+    std::thread::spawn(move || (0..20_000).try_for_each(|_| writer.1.set(&w)).map(|()| writer.0.send(())));
+    std::thread::spawn(move || (0..20_000).try_for_each(|_| layer.forward(&x).map(drop)).map(|()| done.send(())));
+    for _ in 0..2 {
+        finished.recv_timeout(std::time::Duration::from_secs(60)).expect("both end");
+    }
+    Ok(())
+}
+
+#[test]
+fn evaluation_and_training_in_one_graph() -> Result<()> {
+    let form = BlockForm::tabular(8, 12, Dropout::default());
+    let parameters = variables(&form, &mut Numbers::new(14));
+    let layer = fused(&form, &parameters);
+    let (x, other) = (Var::from_tensor(&Numbers::new(3).tensor(&[6, 8]))?, Numbers::new(4).tensor(&[16, 8]));
+    let expected = layer.forward(&x)?.sqr()?.sum_all()?.backward()?;
+    let y = layer.forward(&x)?;
+    layer.forward_t(&other, true)?; // moves the running averages
+    let found = y.sqr()?.sum_all()?.backward()?;
+    assert_eq!(found.get(&x).map(floats), expected.get(&x).map(floats));
+    Ok(())
+}
+
+#[test]
 fn candles_own_pool() -> Result<()> {
     let form = BlockForm::gpt2(64, 256);
     let parameters = variables(&form, &mut Numbers::new(6));
@@ -252,6 +282,8 @@ fn refusals() -> Result<()> {
     // More rows than any memory holds, all of them one.
     let endless = x.narrow(0, 0, 1)?.broadcast_as((1 << 40, 1 << 20, 8))?;
     assert!(text(block.forward(&endless)).contains("no memory"));
+    let more = x.narrow(0, 0, 1)?.broadcast_as((1 << 40, 1 << 40, 8))?;
+    assert!(text(block.forward(&more)).contains("no memory"));
 
     let refused = |formula: Formula, tensors: Vec<Tensor>| Fused::new(formula, tensors).unwrap_err().to_string();
     let all = tensors(&parameters);
