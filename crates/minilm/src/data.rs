@@ -51,6 +51,9 @@ pub(crate) fn glosses(folder: &Path, per_class: usize) -> std::result::Result<Gl
             .map(|(_, gloss)| gloss.split(['"', ';']).next().unwrap_or_default().trim())
             .filter(|gloss| (4..=20).contains(&gloss.split(' ').count()))
             .collect();
+        if definitions.is_empty() {
+            return Err(format!("data.noun has no definition of class {number}").into());
+        }
         for at in 0..per_class {
             let text = definitions[at * definitions.len() / per_class];
             let mut encoding = tokenizer.encode(text, true)?;
