@@ -11,6 +11,7 @@ use crate::simd::{One, Simd, math};
 /// Bounds are the largest error over all f32 inputs (from [`Activation::ReluSquared`] on: over every 64th of them, and a little more) against
 /// f64, in units in the last place of the true value, measured by `cargo test --release --test kernels activation:: -- --ignored`.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Activation {
     /// phi(z) = z. Exact.

@@ -45,6 +45,7 @@ pub use error::Error;
 pub use error::checkpoint::CheckpointError;
 pub use gemm::blocking::Blocking;
 pub use layers::block::Block;
+pub use layers::formula::Formula;
 pub use layers::functional::Functional;
 pub use layers::init::{Init, Scheme};
 pub use layers::keep::Keep;

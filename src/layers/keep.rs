@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 /// What recorded passes keep for backward. The gradients are the same bits in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Keep {
     /// All that backward reads.

@@ -2,6 +2,7 @@
 
 pub(crate) mod block;
 mod fold;
+pub(crate) mod formula;
 pub(crate) mod functional;
 mod index;
 pub(crate) mod init;

@@ -33,6 +33,7 @@ pub(crate) struct Linear {
 
 /// What a layer adds to its branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Skip {
     /// y = x + G(x): residual.
@@ -45,6 +46,7 @@ pub enum Skip {
 
 /// What the branch of a block is multiplied by before the skip is added.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum BranchScale {
     /// A number that is not learned: the time step of an Euler step, x + Δt F(x). 1 is no scale at all.
@@ -57,6 +59,7 @@ pub enum BranchScale {
 
 /// How much of a block is dropped: probabilities, in steps of 2⁻¹⁶.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Dropout {
     /// Of elements of h.
     pub hidden: f32,
@@ -87,6 +90,7 @@ pub struct Dropout {
 /// fma(α, S(x), λ F) with both. The gradient of a gate's input z is dh ⊙ (u ⊙ φ'(z)), u being what the gate lets through, and n's is one chain,
 /// all of W1, then all of W3.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct BlockForm {
     /// Features of an input row.
     pub inputs: usize,

@@ -5,6 +5,7 @@ use crate::params::name::Role;
 
 /// What a [`Norm`] takes mean and variance of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum NormKind {
     /// Of each row: LayerNorm.
@@ -25,6 +26,7 @@ pub enum NormKind {
 /// whatever batch a row comes in. Down a column, pieces of 32 rows of the batch have a mean and a sum of squares around it each, in two chains;
 /// pieces are combined in order, in f64, by the formula of Chan, Golub and LeVeque (1979), and rounded at the end.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Norm {
     /// What mean and variance are taken of.
     pub kind: NormKind,

@@ -1,9 +1,8 @@
 //! Formulas, compiled: one engine for all layers of the same formula, with the memory that their calls reuse.
 
-use crate::formula::Formula;
 use crate::params::Spec;
 use candle_core::{Error, Result};
-use resblock::{Functional, Keep, Record, Workspace};
+use resblock::{Formula, Functional, Keep, Record, Workspace};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// A network without weights. Layers of the same formulas share it, so that they share plans, which are made once, and scratch memory, which is then in cache.
@@ -36,15 +35,14 @@ impl Engine {
         if let Some(engine) = engines.iter().filter_map(Weak::upgrade).find(same) {
             return Ok(engine);
         }
-        let parts = formulas.iter().map(Formula::functional).collect::<Result<Vec<_>>>()?;
-        let chain = Functional::chain(&parts).and_then(|chain| chain.with_keep(keep));
-        let functional = chain.map_err(Error::wrap)?;
-        let tensors = formulas.iter().map(Formula::tensors).collect::<Result<Vec<_>>>()?;
-        let within = |(layer, own): (usize, Vec<Spec>)| own.into_iter().map(move |spec| spec.within(layer));
-        let specs = match &tensors[..] {
-            [only] => only.clone(),
-            _ => tensors.into_iter().enumerate().flat_map(within).collect(),
+        let functional = Functional::formulas(formulas).and_then(|chain| chain.with_keep(keep));
+        let functional = functional.map_err(Error::wrap)?;
+        let within = |(layer, formula): (usize, &Formula)| {
+            Spec::of(formula)
+                .map(|spec| if formulas.len() == 1 { spec } else { spec.within(layer) })
+                .collect::<Vec<_>>()
         };
+        let specs = formulas.iter().enumerate().flat_map(within).collect();
         let (workspaces, records) = Default::default();
         let engine = Arc::new(Self { functional, formulas: formulas.to_vec(), specs, keep, workspaces, records });
         engines.push(Arc::downgrade(&engine));

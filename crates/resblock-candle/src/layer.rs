@@ -2,13 +2,13 @@
 
 use crate::call::{Call, output, result_shape};
 use crate::engine::{Engine, lock};
-use crate::formula::Formula;
+use crate::initial::initial;
 use crate::op;
 use crate::params::{Packed, Params, Place, Spec, Tensors};
 use crate::view;
 use candle_core::{Error, Module, ModuleT, Result, Tensor, Var};
 use candle_nn::VarBuilder;
-use resblock::{Context, Convention, Draw, Keep, MatRef, Par, Stored, TensorName};
+use resblock::{Context, Convention, Draw, Formula, Keep, MatRef, Par, Stored, TensorName};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -100,13 +100,13 @@ impl Fused {
         // By name: pieces of one tensor are views of it, and a `VarBuilder` may read it from its file at each request.
         let mut whole: HashMap<String, Tensor> = HashMap::new();
         let mut tensors = Vec::new();
-        for spec in formula.tensors()? {
+        for spec in Spec::of(&formula) {
             let stored = stored(&spec)?;
             let tensor = match whole.entry(stored.name().into()) {
                 Entry::Occupied(entry) => entry.into_mut(),
                 Entry::Vacant(entry) => {
                     let dims = stored.dims(spec.name.role, (spec.rows, spec.cols));
-                    entry.insert(vb.get_with_hints(dims, stored.name(), formula.initial(&spec))?)
+                    entry.insert(vb.get_with_hints(dims, stored.name(), initial(&formula, &spec))?)
                 }
             };
             let is_turned = spec.place == Place::Weights && stored.is_transposed();

@@ -4,7 +4,7 @@ mod adamw;
 mod backward;
 mod call;
 mod engine;
-mod formula;
+mod initial;
 mod layer;
 mod op;
 mod params;
@@ -12,6 +12,6 @@ mod view;
 
 pub use adamw::AdamW;
 pub use backward::backward;
-pub use formula::Formula;
 pub use layer::{Evaluated, Fused};
 pub use resblock;
+pub use resblock::Formula;

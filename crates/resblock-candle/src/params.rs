@@ -3,7 +3,7 @@
 use crate::view;
 use candle_core::{Error, Result, Tensor};
 use resblock::{
-    AffineRef, Context, GradMode, Gradients, Layer, MatMut, MatRef, ParamsRef, Part, Record, Role, Sequence,
+    AffineRef, Context, Formula, GradMode, Gradients, Layer, MatMut, MatRef, ParamsRef, Part, Record, Role, Sequence,
     TensorName, Workspace,
 };
 use std::sync::Arc;
@@ -30,6 +30,11 @@ pub(crate) enum Place {
 }
 
 impl Spec {
+    /// Those of a formula.
+    pub(crate) fn of(formula: &Formula) -> impl Iterator<Item = Self> + use<> {
+        formula.tensors().into_iter().map(|(name, shape)| Self::new(name, shape))
+    }
+
     pub(crate) fn new(name: TensorName, (rows, cols): (usize, usize)) -> Self {
         let place = match name.role {
             Role::Weight => Place::Weights,
