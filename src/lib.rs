@@ -74,5 +74,8 @@ pub use run::explain::{Explanation, Purpose};
 pub use run::record::Record;
 pub use run::workspace::Workspace;
 pub use simd::{Isa, IsaList};
+pub use team::host::{HostPool, Job};
 pub use team::par::Par;
+pub use team::parallel_for::within_parallel_for;
+pub use team::within_pool;
 pub use weights::{Affine, Vector, Weights};

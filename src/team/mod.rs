@@ -3,10 +3,12 @@
 //! A call asks for its threads once ([`call`]) and goes through any number of phases with them ([`Team::each`]), at a microsecond each,
 //! not a region of rayon's (10 µs on 16 threads, 26 after 30 µs of serial work). Helpers are jobs in the pool of the calling thread, one for
 //! each, which wait for phases at the door of that thread (`door`) as long as the call lasts, and then linger for as long as the context says.
-//! What may run where is `Par`'s to tell (`par`); how work is cut so that no two threads meet, that of `pieces`.
+//! What may run where is `Par`'s to tell (`par`), or a host's that has threads of its own (`host`, `parallel_for`); how work is cut so that no two threads meet, that of `pieces`.
 
 pub(crate) mod door;
+pub(crate) mod host;
 pub(crate) mod par;
+pub(crate) mod parallel_for;
 pub(crate) mod pieces;
 mod sync;
 
@@ -17,6 +19,7 @@ mod model;
 mod tests;
 
 use door::{Door, MOST_PIECES, MOST_THREADS};
+use host::HostPool;
 use pieces::Pieces;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -30,6 +33,8 @@ struct Leader {
     phases: u64,
     /// The process that it was made in: a fork has none of its helpers, and may have copied one in the middle of something.
     process: u32,
+    /// The pool of a host that its helpers are of, or 0: rayon's.
+    scope: u64,
 }
 
 impl Drop for Leader {
@@ -39,7 +44,7 @@ impl Drop for Leader {
 }
 
 thread_local! {
-    /// The door of this thread, while no call of it is on. A thread belongs to one pool, or to none, for ever; so do its helpers.
+    /// The door of this thread, while no call of it is on. A thread belongs to one pool of rayon's, or to none, for ever; so do its helpers.
     static DOOR: Cell<Option<Box<Leader>>> = const { Cell::new(None) };
     /// Whether a call of this thread is on.
     static CALLING: Cell<bool> = const { Cell::new(false) };
@@ -63,6 +68,21 @@ pub(crate) fn kept<R>(f: impl FnOnce() -> R) -> R {
     }
     KEEPING.set(KEEPING.get() + 1);
     let _end = End;
+    f()
+}
+
+/// Does `f`, whose calls on more than one thread use those of `pool` in place of rayon's; [`crate::Par::Rayon`] still says how many. What is said there
+/// of waiting holds here, too: a call waits for no job that has not begun. Helpers leave at the end of `f` at the latest.
+pub fn within_pool<R>(pool: Arc<dyn HostPool>, f: impl FnOnce() -> R) -> R {
+    /// The door from before; that of the pool closes for good.
+    struct Outside(Option<Box<Leader>>);
+    impl Drop for Outside {
+        fn drop(&mut self) {
+            let _ = DOOR.try_with(|door| door.set(self.0.take()));
+        }
+    }
+    let _outside = Outside(DOOR.try_with(Cell::take).ok().flatten());
+    let _entered = host::enter(pool);
     f()
 }
 
@@ -94,20 +114,29 @@ impl Team {
         if CALLING.replace(true) {
             return Self::ALONE;
         }
-        let helpers = par::pool_threads();
-        let process = par::process();
-        let leader = kept.filter(|leader| leader.door.helpers() >= helpers && leader.process == process);
-        let new = || Box::new(Leader { door: Arc::new(Door::new(helpers)), calls: 0, phases: 0, process });
+        let (helpers, process, host) = (par::pool_threads(), par::process(), host::current());
+        let scope = host.as_ref().map_or(0, |host| host.scope);
+        let fits =
+            |leader: &Leader| leader.door.helpers() >= helpers && leader.process == process && leader.scope == scope;
+        let leader = kept.filter(|leader| fits(leader));
+        let new = || Box::new(Leader { door: Arc::new(Door::new(helpers)), calls: 0, phases: 0, process, scope });
         let mut leader = leader.unwrap_or_else(new);
         leader.calls += 1;
         let linger = u64::try_from(linger.as_nanos()).unwrap_or(u64::MAX);
         let home = rayon::current_thread_index();
-        let door = &leader.door;
+        let (door, mut jobs) = (&leader.door, 0);
         door.begin(leader.calls, threads - 1, linger, || {
             #[cfg(test)]
             JOBS_SENT.set(JOBS_SENT.get() + 1);
             let door = Arc::clone(door);
-            rayon::spawn(move || help(&door, home));
+            match &host {
+                None => rayon::spawn(move || help(&door, place_in_pool(home))),
+                Some(host) => {
+                    jobs += 1;
+                    let own = jobs;
+                    host.pool.spawn(Box::new(move || help(&door, own)));
+                }
+            }
         });
         Self { leader: Some(leader), threads }
     }
@@ -163,11 +192,15 @@ impl Drop for Team {
     }
 }
 
-/// What a helper does, as a job in a pool whose thread number `home` calls, or another one.
-fn help(door: &Door, home: Option<usize>) {
-    // Places count from the leader's on: the others keep theirs from call to call, and with it their pieces.
+/// The place of this thread of rayon's, in a pool whose thread number `home` calls, or another one. Places count from the leader's on: the others keep
+/// theirs from call to call, and with it their pieces.
+fn place_in_pool(home: Option<usize>) -> usize {
     let index = rayon::current_thread_index().unwrap_or(0);
-    let own = if home.is_some_and(|home| home <= index) { index } else { index + 1 };
+    if home.is_some_and(|home| home <= index) { index } else { index + 1 }
+}
+
+/// What a helper does, from its own place, if it is free.
+fn help(door: &Door, own: usize) {
     let mut since = None;
     door.help(own, |linger| {
         let Some(linger) = linger.filter(|&linger| linger > 0) else {

@@ -1,5 +1,6 @@
 //! `Par`: how many threads a call may use, and of which pool.
 
+use super::host;
 use std::error::Error as _;
 use std::hint::black_box;
 use std::io;
@@ -15,6 +16,8 @@ pub enum Par {
     Seq,
     /// At most this many threads of the rayon pool that the call is made in (the global one, outside any pool), the calling
     /// thread among them; 0: as many as the pool has. Small work takes fewer. `pool.install(|| ...)` chooses a pool.
+    ///
+    /// Within [`crate::within_pool`] and [`crate::within_parallel_for`] they are threads of a host's.
     ///
     /// # Where there is no pool
     /// Rayon is asked only by a call that has work for two threads, and `Rayon(1)` never asks. The first that does so outside any
@@ -59,7 +62,9 @@ impl Par {
 
 /// Threads of the pool that a call made here would use, the caller among them: 1 where it has to do without.
 pub(super) fn pool_threads() -> usize {
-    if rayon::current_thread_index().is_some() { rayon::current_num_threads() } else { global_pool_threads() }
+    let of_rayon =
+        || if rayon::current_thread_index().is_some() { rayon::current_num_threads() } else { global_pool_threads() };
+    host::threads().unwrap_or_else(of_rayon)
 }
 
 /// Threads of the global pool, which is started if it has not been; 1 if that fails, and in a process forked from the one that

@@ -1,8 +1,10 @@
 //! The team on real threads. (`model` runs the door through every order of events.)
 
 use super::door::Door;
+use super::host::{HostPool, Job};
+use super::parallel_for::within_parallel_for;
 use super::pieces::{Chunks, Numbers, Pieces};
-use super::{JOBS_SENT, Team};
+use super::{JOBS_SENT, Team, par, within_pool};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -183,4 +185,105 @@ fn pieces_of_a_grid_are_all_of_it_once() {
         assert_eq!(cells, rows * (width - 32));
         assert_eq!(memory.iter().sum::<f32>(), (rows * (width - 32)) as f32);
     }
+}
+
+/// What a host may do with a loop of so many turns.
+type Loop = fn(usize, &(dyn Fn(usize) + Sync));
+
+const LOOPS: [(&str, Loop); 4] = [
+    ("at once", |count, body| std::thread::scope(|scope| (0..count).for_each(|i| drop(scope.spawn(move || body(i)))))),
+    ("one after the other", |count, body| (0..count).for_each(body)),
+    ("one, and the others when it is over", |count, body| {
+        std::thread::scope(|scope| drop(scope.spawn(|| body(count - 1))));
+        std::thread::scope(|scope| (1..count).for_each(|i| drop(scope.spawn(move || body(i)))));
+    }),
+    ("not at all", |_, _| ()),
+];
+
+#[test]
+fn a_hosts_loop_is_asked_once_and_does_each_piece_once() {
+    for (name, parallel_for) in LOOPS {
+        for threads in [1, 2, 3, 8] {
+            for linger in [Duration::ZERO, Duration::from_secs(1000)] {
+                let asked = AtomicUsize::new(0);
+                let host = |count: usize, body: &(dyn Fn(usize) + Sync)| {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    parallel_for(count, body);
+                };
+                let done = within_parallel_for(threads, host, || {
+                    for count in [0, 1, 5, 100] {
+                        phases(&mut Team::new(threads, linger), threads, count);
+                        super::kept(|| phases(&mut Team::new(threads, linger), threads, count));
+                    }
+                    par::pool_threads()
+                });
+                assert_eq!(asked.into_inner(), 1);
+                assert_eq!(done, if name == "not at all" { 1 } else { threads }, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_hosts_threads_help_and_the_pool_from_before_comes_back() {
+    in_pool(2, || {
+        let mut team = Team::new(2, Duration::ZERO);
+        phases(&mut team, 2, 16);
+        drop(team);
+        let ids = std::sync::Mutex::new(std::collections::BTreeSet::new());
+        within_parallel_for(3, LOOPS[0].1, || {
+            assert_eq!(par::pool_threads(), 3);
+            let mut team = Team::new(3, Duration::ZERO);
+            // Until three have come: each piece waits for the others.
+            let here = AtomicUsize::new(0);
+            team.each(3, Numbers, &mut [(); 3], |_, ()| {
+                here.fetch_add(1, Ordering::Relaxed);
+                while here.load(Ordering::Relaxed) < 3 {
+                    std::thread::yield_now();
+                }
+                ids.lock().expect("a list").insert(format!("{:?}", std::thread::current().id()));
+            });
+        });
+        assert_eq!(ids.into_inner().expect("a list").len(), 3);
+        assert_eq!(par::pool_threads(), 2);
+        phases(&mut Team::new(2, Duration::ZERO), 2, 16);
+    });
+}
+
+#[test]
+fn a_panic_in_a_hosts_loop_is_the_callers() {
+    for (_, parallel_for) in LOOPS {
+        let panicked = catch_unwind(|| {
+            within_parallel_for(3, parallel_for, || {
+                let (mut team, mut crew) = (Team::new(3, LINGERS[1]), [(); 3]);
+                team.each(9, Numbers, &mut crew, |index, ()| assert_ne!(index, 7, "planted"));
+            });
+        });
+        let payload = panicked.expect_err("a panic");
+        assert!(payload.downcast_ref::<String>().is_some_and(|text| text.contains("planted")));
+        within_parallel_for(3, parallel_for, || phases(&mut Team::new(3, LINGERS[1]), 3, 17));
+    }
+}
+
+#[test]
+fn a_pool_of_a_hosts_may_be_late_or_drop_its_jobs() {
+    #[derive(Default)]
+    struct Late(std::sync::Mutex<Vec<Job>>);
+    impl HostPool for Late {
+        fn threads(&self) -> usize {
+            4
+        }
+        fn spawn(&self, job: Job) {
+            self.0.lock().expect("a list").push(job);
+        }
+    }
+    let pool = Arc::new(Late::default());
+    within_pool(pool.clone(), || {
+        phases(&mut Team::new(4, Duration::ZERO), 4, 17);
+        phases(&mut Team::new(4, Duration::ZERO), 4, 17);
+    });
+    let mut jobs = std::mem::take(&mut *pool.0.lock().expect("a list"));
+    assert_eq!(jobs.len(), 3, "one for each helper, however many calls there were");
+    drop(jobs.pop());
+    jobs.into_iter().for_each(|job| job()); // each returns at once
 }
