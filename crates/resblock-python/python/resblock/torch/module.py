@@ -36,8 +36,9 @@ class Fused(nn.Module):
         self.formulas: tuple[Formula, ...] = tuple(formulas) if isinstance(formulas, Sequence) else (formulas,)
         self.momentum = momentum
         self._formula = describe(self.formulas, keep)
-        native = ops.function(self._formula)
-        self._has_statistics = any(role.startswith("running") for _, role, *_ in native.tensors)
+        native = ops.compiled(self._formula)
+        self._runs = native.runs
+        self._has_statistics = any(native.runs)
         self._drops = any(isinstance(f, BlockForm) and any(vars(f.dropout).values()) for f in self.formulas)
         if names is None:
             whole = [(name, (rows, cols) if role == "weight" else (cols,), False, (0, 1)) for name, role, rows, cols in native.tensors]
@@ -45,12 +46,13 @@ class Fused(nn.Module):
             whole = _native.stored(block_json(self.formulas[0]), names)
         else:
             raise ValueError("names: those of other libraries are of a single block")
-        self._stored = [(name, transposed, piece) for name, _, transposed, piece in whole]
-        for (name, shape, _, _), (_, role, _, _) in zip(whole, native.tensors):
-            self._register(name, role, tuple(shape))
+        # The module that has each parameter, its name there, whether it is transposed, and which piece of it is meant, of how many.
+        self._stored: list[tuple[nn.Module, str, bool, int, int]] = []
+        for (path, shape, transposed, piece), (_, role, _, _) in zip(whole, native.tensors):
+            self._stored.append((*self._register(path, role, tuple(shape)), transposed, *piece))
         self.reset_parameters()
 
-    def _register(self, path: str, role: str, shape: tuple[int, ...]) -> None:
+    def _register(self, path: str, role: str, shape: tuple[int, ...]) -> tuple[nn.Module, str]:
         *folders, name = path.split(".")
         at: nn.Module = self
         for folder in folders:
@@ -58,18 +60,19 @@ class Fused(nn.Module):
                 at.add_module(folder, nn.Module())
             at = getattr(at, folder)
         if hasattr(at, name):
-            return  # a piece of what is there
+            return at, name  # a piece of what is there
         if role.startswith("running"):
             at.register_buffer(name, torch.empty(shape))
             if name == "running_var":
                 at.register_buffer("num_batches_tracked", torch.tensor(0))
         else:
             at.register_parameter(name, nn.Parameter(torch.empty(shape)))
+        return at, name
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """New parameters: weights by He et al. 2015, times the form's ``init_scales``; the rest as each role begins."""
-        native = ops.function(self._formula)
+        native = ops.compiled(self._formula)
         for (name, role, rows, cols), param in zip(native.tensors, self.parameters_in_order()):
             form = self.formulas[int(name.split(".")[1]) if len(self.formulas) > 1 else 0]
             scales = form.init_scales if isinstance(form, BlockForm) else (1.0, 1.0)
@@ -83,10 +86,8 @@ class Fused(nn.Module):
     def parameters_in_order(self) -> list[Tensor]:
         """Parameters and running averages in the order of calls: weights (outputs, inputs), views of what is stored."""
         found = []
-        for path, transposed, (piece, count) in self._stored:
-            tensor: Tensor = self
-            for name in path.split("."):
-                tensor = getattr(tensor, name)
+        for module, name, transposed, piece, count in self._stored:
+            tensor: Tensor = getattr(module, name)
             if transposed:
                 tensor = tensor.t()
             if count > 1:
@@ -97,15 +98,15 @@ class Fused(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """y."""
         params = self.parameters_in_order()
-        if not self.training and not ops.wants_gradients(x, params):
+        batch_matters = self.training and (self._drops or self._has_statistics)
+        if not batch_matters and not ops.wants_gradients(x, params):
             return ops.infer(x, params, self._formula)
         draw = ops.new_draw() if self.training and self._drops else None
         if not (self.training and self._has_statistics):
             return ops.forward(x, params, draw, self._formula, not self.training)[0]
-        roles = [role for _, role, *_ in ops.function(self._formula).tensors]
-        running = [p for p, role in zip(params, roles) if role.startswith("running")]
+        running = [p for p, is_running in zip(params, self._runs) if is_running]
         # A graph keeps the averages of its own time: these go on.
-        params = [p.clone() if role.startswith("running") else p for p, role in zip(params, roles)]
+        params = [p.clone() if is_running else p for p, is_running in zip(params, self._runs)]
         y, record = ops.forward(x, params, draw, self._formula, False)
         torch.ops.resblock.update_statistics(record, running, self._formula, self.momentum)
         for name, buffer in self.named_buffers():

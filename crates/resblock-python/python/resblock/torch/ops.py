@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -17,33 +17,52 @@ from torch import Tensor
 
 from .. import _native
 from ..forms import Formula, describe
+from .memory import MEMORY, OUTPUTS
 from .threads import threads
 
 View = tuple[int, int, int, int, int]
 
 
+class Compiled:
+    """The compiled formula of a description, and what calls ask of it."""
+
+    def __init__(self, description: str) -> None:
+        self.native = native = _native.Function(description)
+        self.inputs, self.outputs = native.inputs, native.outputs
+        self.tensors = native.tensors
+        self.names = [name for name, *_ in self.tensors]
+        self.runs = [role.startswith("running") for _, role, *_ in self.tensors]
+        self._fixed, self._each = native.record_size
+
+    def record_len(self, rows: int) -> int:
+        """Its record's length."""
+        return self._fixed + rows * self._each
+
+
 @lru_cache(maxsize=None)
-def function(formula: str) -> _native.Function:
-    """The compiled formula of a description."""
-    return _native.Function(formula)
+def compiled(formula: str) -> Compiled:
+    """That of a description, once."""
+    return Compiled(formula)
+
+
+_CPU = torch.device("cpu")
 
 
 def check(name: str, tensor: Tensor) -> None:
     """That a tensor is one that kernels can read."""
-    if tensor.dtype != torch.float32:
+    if tensor.dtype is not torch.float32:
         raise TypeError(f"resblock: {name}: expected float32, found {str(tensor.dtype).removeprefix('torch.')}")
-    if tensor.device.type != "cpu":
+    if tensor.device != _CPU:
         raise TypeError(f"resblock: {name}: expected a tensor on the CPU, found one on {tensor.device}")
-    if tensor.layout != torch.strided:
+    if tensor.layout is not torch.strided:
         raise TypeError(f"resblock: {name}: expected a strided tensor, found {tensor.layout}")
 
 
 def _matrix(tensor: Tensor) -> tuple[Tensor, View]:
     """All leading dimensions as one, and the address. Who calls holds the tensor."""
-    cols = tensor.shape[-1]
     if tensor.dim() != 2:
-        tensor = tensor.reshape(math.prod(tensor.shape[:-1]), cols)
-    return tensor, (tensor.data_ptr(), tensor.shape[0], cols, *tensor.stride())
+        tensor = tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
+    return tensor, (tensor.data_ptr(), *tensor.shape, *tensor.stride())
 
 
 def _vector(tensor: Tensor) -> tuple[Tensor, View]:
@@ -52,7 +71,7 @@ def _vector(tensor: Tensor) -> tuple[Tensor, View]:
     return tensor, (tensor.data_ptr(), 1, count, count, 1)
 
 
-def _operands(native: _native.Function, params: Sequence[Tensor]) -> tuple[list[Tensor], list[View]]:
+def _operands(params: Sequence[Tensor]) -> tuple[list[Tensor], list[View]]:
     """Parameters where they are. Their shapes are seen to by the call itself."""
     held, views = [], []
     for param in params:
@@ -62,15 +81,13 @@ def _operands(native: _native.Function, params: Sequence[Tensor]) -> tuple[list[
     return held, views
 
 
-def _checked(native: _native.Function, x: Tensor, params: Sequence[Tensor]) -> None:
+def _checked(function: Compiled, x: Tensor, params: Sequence[Tensor]) -> None:
     check("x", x)
-    for (name, *_), param in zip(native.tensors, params):
+    for name, param in zip(function.names, params):
         check(name, param)
-    if x.dim() == 0 or x.shape[-1] != native.inputs:
-        raise ValueError(f"resblock: x: expected {native.inputs} features in the last dimension, found shape {tuple(x.shape)}")
-
-
-Draw = "tuple[int, int, int] | None"
+    if x.dim() == 0 or x.shape[-1] != function.inputs:
+        found = tuple(x.shape)
+        raise ValueError(f"resblock: x: expected {function.inputs} features in the last dimension, found shape {found}")
 
 
 def _draw(draw: Tensor | None) -> tuple[int, int, int] | None:
@@ -81,55 +98,77 @@ def _draw(draw: Tensor | None) -> tuple[int, int, int] | None:
     return low | high << 31, step, 0
 
 
+def _rows_like(x: Tensor, cols: int) -> Tensor:
+    """Room for as many rows as x has, row-major."""
+    size = (*x.shape[:-1], cols)
+    strides = [cols]
+    for n in reversed(size[1:-1]):
+        strides.append(strides[-1] * n)
+    return MEMORY.take(size, (*reversed(strides[: len(size) - 1]), 1), torch.float32, OUTPUTS)
+
+
 def _infer(x: Tensor, params: Sequence[Tensor], formula: str) -> Tensor:
-    native = function(formula)
-    _checked(native, x, params)
-    packed = _cache.find(formula, native, params)
-    y = x.new_empty((*x.shape[:-1], native.outputs))
+    function = compiled(formula)
+    _checked(function, x, params)
+    packed = _cache.find(formula, function, params)
+    y = _rows_like(x, function.outputs)
     (x, x_view), (_, y_view) = _matrix(x), _matrix(y)
     if packed is not None:
         packed.infer(x_view, y_view, threads())
     else:
-        held, views = _operands(native, params)
-        native.forward(x_view, views, y_view, threads=threads())
+        held, views = _operands(params)
+        function.native.forward(x_view, views, y_view, None, None, False, threads())
         del held
     return y
 
 
-def _forward(x: Tensor, params: Sequence[Tensor], draw: Tensor | None, formula: str, frozen: bool) -> tuple[Tensor, Tensor]:
-    native = function(formula)
-    _checked(native, x, params)
-    fixed, each = native.record_size
-    y = x.new_empty((*x.shape[:-1], native.outputs))
+def _forward(
+    x: Tensor,
+    params: Sequence[Tensor],
+    draw: Tensor | None,
+    formula: str,
+    frozen: bool,
+    make_record: Callable[..., Tensor] = lambda size, dtype: MEMORY.take(size, (1,), dtype),
+) -> tuple[Tensor, Tensor]:
+    function = compiled(formula)
+    _checked(function, x, params)
+    y = _rows_like(x, function.outputs)
     (x, x_view), (_, y_view) = _matrix(x), _matrix(y)
-    record = torch.empty(fixed + x.shape[0] * each, dtype=torch.int32)
-    held, views = _operands(native, params)
-    native.forward(x_view, views, y_view, _vector(record)[1], _draw(draw), frozen, threads())
+    record = make_record((function.record_len(x.shape[0]),), dtype=torch.int32)
+    held, views = _operands(params)
+    function.native.forward(x_view, views, y_view, _vector(record)[1], _draw(draw), frozen, threads())
     del held
     return y, record
+
+
+def _dense_strides(param: Tensor) -> tuple[int, ...]:
+    """Those of a gradient: the parameter's own, if its elements are dense."""
+    if param.dim() == 2 and param.stride() == (1, param.shape[0]):
+        return param.stride()
+    return (param.shape[1], 1) if param.dim() == 2 else (1,) * param.dim()
 
 
 def _backward(
     dy: Tensor, record: Tensor, params: Sequence[Tensor], formula: str, need_dx: bool, wanted: Sequence[bool]
 ) -> list[Tensor]:
     """dx if needed, and the gradients that are wanted, in order."""
-    native = function(formula)
+    function = compiled(formula)
     check("dy", dy)
     made: list[Tensor] = []
     dx_view, grads = None, []
     if need_dx:
-        made.append(dy.new_empty((*dy.shape[:-1], native.inputs)))
+        made.append(_rows_like(dy, function.inputs))
         dx_view = _matrix(made[0])[1]
     for want, param in zip(wanted, params):
         grads.append(None)
         if want:
             # As the parameter lies, if it is dense: optimisers then go through both in one order.
-            grad = torch.empty_like(param)
+            grad = MEMORY.take(param.shape, _dense_strides(param), torch.float32)
             made.append(grad)
             grads[-1] = _matrix(grad)[1] if param.dim() == 2 else _vector(grad)[1]
     dy, dy_view = _matrix(dy)
-    held, views = _operands(native, params)
-    native.backward(dy_view, _vector(record)[1], views, dx_view, grads, threads())
+    held, views = _operands(params)
+    function.native.backward(dy_view, _vector(record)[1], views, dx_view, grads, threads())
     del held
     return made
 
@@ -141,7 +180,7 @@ class _Cache:
         self._most = most
         self._entries: dict[object, tuple[tuple[object, ...], tuple[weakref.ref[Tensor], ...], _native.Packed | None]] = {}
 
-    def find(self, formula: str, native: _native.Function, params: Sequence[Tensor]) -> _native.Packed | None:
+    def find(self, formula: str, function: Compiled, params: Sequence[Tensor]) -> _native.Packed | None:
         """A packed copy, which is made when the parameters come unchanged for the second time."""
         try:
             state = tuple((p.data_ptr(), p._version, p.stride()) for p in params)
@@ -154,7 +193,7 @@ class _Cache:
             known, tensors, packed = found
             if known == state and all(ref() is owner for ref, owner in zip(tensors, owners)):
                 if packed is None:
-                    packed = native.pack(_operands(native, params)[1])
+                    packed = function.native.pack(_operands(params)[1])
                     self._entries[key] = (known, tensors, packed)
                 return packed
         if len(self._entries) >= self._most:
@@ -182,7 +221,8 @@ def _op_infer(x: Tensor, params: Sequence[Tensor], formula: str) -> Tensor:
 def _op_forward(
     x: Tensor, params: Sequence[Tensor], draw: Tensor | None, formula: str, frozen: bool
 ) -> tuple[Tensor, Tensor]:
-    return _forward(x, params, draw, formula, frozen)
+    # An operator's results are the same for the same arguments, to the last bit: the record's padding too, which nobody writes or reads.
+    return _forward(x, params, draw, formula, frozen, torch.zeros)
 
 
 @torch.library.custom_op("resblock::backward", mutates_args=(), device_types="cpu")
@@ -194,30 +234,27 @@ def _op_backward(
 
 @torch.library.custom_op("resblock::update_statistics", mutates_args=("running",), device_types="cpu")
 def _op_update_statistics(record: Tensor, running: Sequence[Tensor], formula: str, momentum: float) -> None:
-    native = function(formula)
-    tensors, rest = [], list(running)
-    for _, role, *_ in native.tensors:
-        tensors.append(_vector(rest.pop(0))[1] if role.startswith("running") else None)
-    native.update_statistics(_vector(record)[1], momentum, tensors)
+    function, rest = compiled(formula), list(running)
+    tensors = [_vector(rest.pop(0))[1] if runs else None for runs in function.runs]
+    function.native.update_statistics(_vector(record)[1], momentum, tensors)
 
 
 @_op_infer.register_fake
 def _(x, params, formula):
-    return x.new_empty((*x.shape[:-1], function(formula).outputs))
+    return x.new_empty((*x.shape[:-1], compiled(formula).outputs))
 
 
 @_op_forward.register_fake
 def _(x, params, draw, formula, frozen):
-    native = function(formula)
-    fixed, each = native.record_size
-    y = x.new_empty((*x.shape[:-1], native.outputs))
-    return y, x.new_empty(fixed + math.prod(x.shape[:-1]) * each, dtype=torch.int32)
+    function = compiled(formula)
+    y = x.new_empty((*x.shape[:-1], function.outputs))
+    return y, x.new_empty(function.record_len(math.prod(x.shape[:-1])), dtype=torch.int32)
 
 
 @_op_backward.register_fake
 def _(dy, record, params, formula, need_dx, wanted):
-    made = [dy.new_empty((*dy.shape[:-1], function(formula).inputs))] if need_dx else []
-    return made + [torch.empty_like(p) for want, p in zip(wanted, params) if want]
+    made = [dy.new_empty((*dy.shape[:-1], compiled(formula).inputs))] if need_dx else []
+    return made + [p.new_empty_strided(p.shape, _dense_strides(p)) for want, p in zip(wanted, params) if want]
 
 
 def _setup(ctx, inputs, output):
