@@ -102,7 +102,7 @@ impl Fused {
                     (Place::Vector, &[len]) => vectors.push(begin.init([len], device)),
                     (Place::Running, &[len]) => {
                         let average: Param<Tensor<1>> = begin.init([len], device);
-                        running.push(RunningState::new(average.val().detach()));
+                        running.push(RunningState::new(average.val().set_require_grad(false)));
                     }
                     _ => {}
                 }
@@ -121,7 +121,9 @@ impl Fused {
         vectors: Vec<Param<Tensor<1>>>,
         running: Vec<RunningState<Tensor<1>>>,
     ) -> Result<Self, Error> {
-        Self::assemble(Engine::of(formulas, Keep::All)?, maps, vectors, running)
+        let layer = Self::assemble(Engine::of(formulas, Keep::All)?, maps, vectors, running)?;
+        layer.operands(&mut None)?;
+        Ok(layer)
     }
 
     /// Layers one after the other, as one operation. It has the context, the momentum and the records of the first of them.
@@ -152,10 +154,7 @@ impl Fused {
         vectors: Vec<Param<Tensor<1>>>,
         running: Vec<RunningState<Tensor<1>>>,
     ) -> Result<Self, Error> {
-        let (training, how) = (Param::from_bool(true), How::new(engine)?);
-        let layer = Self { maps, vectors, running, training, how };
-        layer.operands(&mut None)?;
-        Ok(layer)
+        Ok(Self { maps, vectors, running, training: Param::from_bool(true), how: How::new(engine)? })
     }
 
     /// The same with another context: threads, instruction set, block sizes. [`Par::Rayon`] with 0, unless set: as many threads as the cost model finds worth
