@@ -52,7 +52,8 @@ const EPSILON: f64 = 1e-5;
 impl Plain {
     fn new(kind: &str, d: usize, h: usize, device: &Device) -> Self {
         // A small branch, so that 50 blocks do not grow beyond f32.
-        let small = |map: Linear| Linear { weight: Param::from_tensor(map.weight.val().set_require_grad(false) * 0.1), ..map };
+        let small =
+            |map: Linear| Linear { weight: Param::from_tensor(map.weight.val().set_require_grad(false) * 0.1), ..map };
         match kind {
             "pre-LN GELU" => Self::PreLn(PreLn {
                 norm: LayerNormConfig::new(d).with_epsilon(EPSILON).init(device),
@@ -141,11 +142,7 @@ fn main() -> Result<(), Error> {
             let most = |t: Tensor<2>| t.abs().max().into_scalar::<f32>();
             let (difference, largest) = (most(expected.clone() - fused_valid.forward(x.clone())), most(expected));
             assert!(difference < 1e-4 * largest, "{name}: {difference}");
-            let forward = race(
-                seconds,
-                || drop(fused_valid.forward(x.clone())),
-                || drop(all(&plain_valid, &x)),
-            );
+            let forward = race(seconds, || drop(fused_valid.forward(x.clone())), || drop(all(&plain_valid, &x)));
             let x = Tensor::from_inner(x).require_grad();
             let backward = race(seconds, || step(fused.forward(x.clone())), || step(all(&plain, &x)));
             print!("{name:36}");

@@ -4,7 +4,8 @@ use crate::engine::{Engine, Lent};
 use crate::params::{with_grads, with_params};
 use crate::view;
 use burn::backend::flex::FlexTensor;
-use resblock::{Context, Error, GradMode, MatMut, MatRef, Workspace};
+use burn::tensor::Shape;
+use resblock::{Context, Error, GradMode, Layer, MatMut, MatRef, ParamsRef, Sequence, Workspace};
 use std::sync::Arc;
 
 /// A recorded call: the graph holds it.
@@ -15,8 +16,8 @@ pub(crate) struct Call {
     /// As they were in the forward pass: burn's tensors are values, which nobody changes while we have them.
     params: Vec<FlexTensor>,
     record: Lent,
-    /// Dimensions of x, if dx is wanted.
-    x: Option<Vec<usize>>,
+    /// The shape of x, if dx is wanted.
+    x: Option<Shape>,
     /// Whether each parameter's gradient is wanted.
     wanted: Vec<bool>,
 }
@@ -31,10 +32,12 @@ impl Call {
         (x_wanted, wanted): (bool, Vec<bool>),
     ) -> Result<(FlexTensor, Self), Error> {
         let mut record = engine.record();
-        let y = output(engine, &params, x, |ws, params, x, y| {
-            engine.functional.forward_to(&ctx, ws, params, x, y, &mut record.record)
+        let y = output(engine, x, |ws, x, y| {
+            let forward =
+                |params: ParamsRef<'_>| engine.functional.forward_to(&ctx, ws, params, x, y, &mut record.record);
+            with_params(&engine.specs, &params, forward)
         })?;
-        let x = x_wanted.then(|| x.layout().shape().to_vec());
+        let x = x_wanted.then(|| x.layout().shape().clone());
         Ok((y, Self { engine: Arc::clone(engine), ctx, params, record, x, wanted }))
     }
 
@@ -45,7 +48,19 @@ impl Call {
         params: &[FlexTensor],
         x: &FlexTensor,
     ) -> Result<FlexTensor, Error> {
-        output(engine, params, x, |ws, params, x, y| engine.functional.infer(ctx, ws, params, x, y))
+        output(engine, x, |ws, x, y| {
+            with_params(&engine.specs, params, |params| engine.functional.infer(ctx, ws, params, x, y))
+        })
+    }
+
+    /// The same with parameters that are packed.
+    pub(crate) fn infer_packed(
+        engine: &Engine,
+        ctx: &Context,
+        net: &Sequence,
+        x: &FlexTensor,
+    ) -> Result<FlexTensor, Error> {
+        output(engine, x, |ws, x, y| net.infer(ctx, ws, x, y))
     }
 
     pub(crate) fn record(&self) -> &[f32] {
@@ -68,7 +83,7 @@ impl Call {
                 })
             })
         })?;
-        let dx = dx.zip(self.x.as_ref()).map(|(dx, dims)| view::tensor(dx, dims));
+        let dx = dx.zip(self.x.clone()).map(|(dx, shape)| view::tensor(dx, shape));
         Ok(dx.into_iter().chain(grads).collect())
     }
 }
@@ -76,19 +91,18 @@ impl Call {
 /// A fresh y, that `f` fills.
 fn output(
     engine: &Engine,
-    params: &[FlexTensor],
     x: &FlexTensor,
-    f: impl FnOnce(&mut Workspace, resblock::ParamsRef<'_>, MatRef<'_>, MatMut<'_>) -> Result<(), Error>,
+    f: impl FnOnce(&mut Workspace, MatRef<'_>, MatMut<'_>) -> Result<(), Error>,
 ) -> Result<FlexTensor, Error> {
     let outputs = engine.functional.outputs();
     let rows = view::matrix(x)?;
     let n = rows.rows();
     let mut y = vec![0.0; n * outputs];
     let y_view = MatMut::new(&mut y, n, outputs)?;
-    with_params(&engine.specs, params, |params| engine.with_workspace(|ws| f(ws, params, rows, y_view)))?;
-    let mut dims = x.layout().shape().to_vec();
-    if let Some(last) = dims.last_mut() {
+    engine.with_workspace(|ws| f(ws, rows, y_view))?;
+    let mut shape = x.layout().shape().clone();
+    if let Some(last) = shape.last_mut() {
         *last = outputs;
     }
-    Ok(view::tensor(y, &dims))
+    Ok(view::tensor(y, shape))
 }

@@ -5,6 +5,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::initial::initial;
 use crate::op::{self, Graph, Operand};
+use crate::packed::Cache;
 use crate::params::{Place, Spec};
 use crate::view;
 use burn::backend::flex::FlexTensor;
@@ -20,12 +21,12 @@ use std::time::Duration;
 ///
 /// x has any leading dimensions and strides; its last dimension is the features. Calls on the same bits give the bits of resblock's own layers, for any
 /// number of threads. Gradients reach x and every parameter that burn tracks; those of others are not computed, and where nothing is tracked, nothing
-/// is recorded.
+/// is recorded. Parameters of which none is tracked are packed once a second call brings
+/// the same ones.
 ///
 /// Parameters are burn's own, in its orientation, and in its modules where it has them; a block trains with any of burn's optimisers.
 ///
 /// ```
-/// use burn::module::{AutodiffModule, Module};
 /// use burn::tensor::{Device, Distribution, Tensor};
 /// use resblock_burn::{Fused, resblock::BlockForm};
 ///
@@ -59,6 +60,7 @@ struct How {
     momentum: f32,
     seed: u64,
     step: Arc<AtomicU32>,
+    packed: Cache,
 }
 
 /// The seed of the next layer that is made.
@@ -69,7 +71,7 @@ impl How {
         // Helpers that waited for the next call would keep burn's own operations waiting.
         let ctx = Context::new()?.with_par(Par::Rayon(0)).with_linger(Duration::ZERO);
         let seed = SEEDS.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { engine, ctx, momentum: 0.1, seed, step: Arc::default() })
+        Ok(Self { engine, ctx, momentum: 0.1, seed, step: Arc::default(), packed: Cache::default() })
     }
 }
 
@@ -170,7 +172,7 @@ impl Fused {
     /// [`Error::Core`] if a budget does not hold the inputs of each layer.
     pub fn with_keep(self, keep: Keep) -> Result<Self, Error> {
         let engine = Engine::of(self.formulas(), keep)?;
-        Ok(Self { how: How { engine, ..self.how }, ..self })
+        Ok(Self { how: How { engine, packed: Cache::default(), ..self.how }, ..self })
     }
 
     /// The same with another momentum of running averages: 0.1, unless set.
@@ -234,12 +236,13 @@ impl Fused {
     }
 
     fn call<const D: usize>(&self, x: Tensor<D>, draw: Option<Draw>) -> Result<Tensor<D>, Error> {
-        let How { engine, ctx, seed, step, .. } = &self.how;
+        let How { engine, ctx, seed, step, packed, .. } = &self.how;
         let mut graph = None;
         let x = Operand::new(x, || "x".into(), &mut graph)?;
-        let (inputs, dims) = (engine.functional.inputs(), x.values.layout().shape().to_vec());
-        if dims.last() != Some(&inputs) {
-            return Err(Error::Shape { operand: "x".into(), expected: format!("[.., {inputs}]"), found: dims });
+        let (inputs, found) = (engine.functional.inputs(), x.values.layout().shape());
+        if found.last() != Some(&inputs) {
+            let (expected, found) = (format!("[.., {inputs}]"), found.to_vec());
+            return Err(Error::Shape { operand: "x".into(), expected, found });
         }
         let draw = draw.or_else(|| {
             let training = graph.is_some() && self.training.is_enabled();
@@ -257,7 +260,11 @@ impl Fused {
         let is_tracked = x.node.is_some() || wanted.contains(&true);
         // Training records even where nothing is tracked: masks and statistics are a recorded pass's.
         if !is_tracked && draw.is_none() {
-            return Ok(op::constant(Call::infer(engine, &ctx, &params, &values)?, graph));
+            let y = match packed.packed(engine, &params)? {
+                Some(net) => Call::infer_packed(engine, &ctx, &net, &values)?,
+                None => Call::infer(engine, &ctx, &params, &values)?,
+            };
+            return Ok(op::constant(y, graph));
         }
         let (y, call) = Call::forward(engine, ctx, params, &values, (x.node.is_some(), wanted))?;
         if draw.is_some() {
@@ -304,9 +311,10 @@ impl Fused {
                     Operand { node: None, ..Operand::new(average, name, graph)? }
                 }
             };
-            let (expected, found) = (spec.dims(), operand.values.layout().shape().to_vec());
-            if found != expected {
-                return Err(Error::Shape { operand: name(), expected: format!("{expected:?}"), found });
+            let found = operand.values.layout().shape();
+            if !spec.has(found) {
+                let (expected, found) = (format!("{:?}", spec.dims()), found.to_vec());
+                return Err(Error::Shape { operand: name(), expected, found });
             }
             Ok(Operand { values: spec.readable(operand.values), ..operand })
         };
@@ -333,7 +341,7 @@ impl Fused {
         engine.functional.update_statistics(record, *momentum, &mut views)?;
         for ((average, old), new) in self.running.iter().zip(old).zip(values) {
             let len = new.len();
-            average.update(op::constant::<1>(view::tensor(new, &[len]), None).to_device(&old.device()));
+            average.update(op::constant::<1>(view::tensor(new, [len]), None).to_device(&old.device()));
         }
         Ok(())
     }

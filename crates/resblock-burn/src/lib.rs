@@ -6,6 +6,7 @@ mod error;
 mod initial;
 mod layer;
 mod op;
+mod packed;
 mod params;
 mod view;
 

@@ -45,7 +45,8 @@ impl Operand {
         if dtype != DType::F32 {
             return Err(Error::Type { operand: name(), found: dtype });
         }
-        let elsewhere = |kind: &DispatchTensorKind| Error::Device { operand: name(), found: format!("{:?}", kind.device()) };
+        let elsewhere =
+            |kind: &DispatchTensorKind| Error::Device { operand: name(), found: format!("{:?}", kind.device()) };
         match kind {
             DispatchTensorKind::Flex(BackendTensor::Float(values)) => Ok(Self { values, node: None }),
             DispatchTensorKind::Autodiff(inner) => match *inner {
@@ -79,7 +80,9 @@ pub(crate) fn tracked<const D: usize>(
     strategy: GradientCheckpointingStrategy,
 ) -> Result<Tensor<D>, Error> {
     match strategy {
-        GradientCheckpointingStrategy::Disabled => Ok(wrap::<D, NoCheckpointing>(record::<NoCheckpointing>(y, call, nodes)?)),
+        GradientCheckpointingStrategy::Disabled => {
+            Ok(wrap::<D, NoCheckpointing>(record::<NoCheckpointing>(y, call, nodes)?))
+        }
         GradientCheckpointingStrategy::Balanced => {
             Ok(wrap::<D, BalancedCheckpointing>(record::<BalancedCheckpointing>(y, call, nodes)?))
         }

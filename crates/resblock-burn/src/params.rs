@@ -55,6 +55,11 @@ impl Spec {
         if self.place == Place::Weights { vec![self.cols, self.rows] } else { vec![self.cols] }
     }
 
+    /// Whether these are its dimensions.
+    pub(crate) fn has(&self, dims: &[usize]) -> bool {
+        if self.place == Place::Weights { *dims == [self.cols, self.rows] } else { *dims == [self.cols] }
+    }
+
     /// A tensor of this shape as calls can read it: itself, where its strides allow it.
     pub(crate) fn readable(&self, tensor: FlexTensor) -> FlexTensor {
         if self.place == Place::Weights { view::with_rows(tensor) } else { view::contiguous(tensor) }
@@ -107,6 +112,6 @@ pub(crate) fn with_grads(
         }
     }
     f(GradsMut { affines: &mut affines, vectors: &mut vectors })?;
-    let tensors = specs.iter().zip(buffers).filter_map(|(spec, grad)| Some(view::tensor(grad?, &spec.dims())));
+    let tensors = specs.iter().zip(buffers).filter_map(|(spec, grad)| Some(view::tensor(grad?, spec.dims())));
     Ok(tensors.collect())
 }

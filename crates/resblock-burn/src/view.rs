@@ -1,7 +1,7 @@
 //! Tensors as matrices: where they are, by their layouts.
 
 use burn::backend::flex::{FlexTensor, Layout};
-use burn::tensor::TensorData;
+use burn::tensor::{Shape, TensorData};
 use resblock::{Error, MatRef};
 
 /// Rows and their stride, where all dimensions but the last are as one.
@@ -60,6 +60,6 @@ pub(crate) fn line(tensor: &FlexTensor) -> &[f32] {
 }
 
 /// A tensor that owns these.
-pub(crate) fn tensor(values: Vec<f32>, dims: &[usize]) -> FlexTensor {
-    FlexTensor::from_data(TensorData::new(values, dims))
+pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape))
 }

@@ -54,8 +54,7 @@ fn core(
     functional.forward_to(ctx, &mut ws, params, rows_of(x, form.inputs)?, y_view, &mut record)?;
 
     let mut weights: Vec<_> = maps.iter().map(|(_, weight, _)| vec![0.0; weight.len()]).collect();
-    let mut biases: Vec<_> =
-        maps.iter().map(|(.., bias)| bias.as_ref().map(|bias| vec![0.0; bias.len()])).collect();
+    let mut biases: Vec<_> = maps.iter().map(|(.., bias)| bias.as_ref().map(|bias| vec![0.0; bias.len()])).collect();
     let mut others: Vec<_> =
         vectors.iter().zip(&learns).map(|(vector, learns)| learns.then(|| vec![0.0; vector.len()])).collect();
     let mut affine_grads = maps
@@ -107,10 +106,31 @@ fn evaluation_has_one_result() {
         let x = numbers.tensor([7, 16], &device());
         // Tracked, but frozen; and without a graph.
         let frozen = layer.clone().freeze().forward(x.clone().require_grad());
-        let valid = layer.valid().forward(x.without_autodiff());
-        assert!(frozen.is_tracked() && !valid.device().is_autodiff());
-        assert_eq!(floats(frozen), floats(valid), "{name}");
+        let valid = layer.valid();
+        let evaluated = valid.forward(x.clone().without_autodiff());
+        assert!(frozen.is_tracked() && !evaluated.device().is_autodiff());
+        let expected = floats(frozen);
+        assert_eq!(floats(evaluated), expected, "{name}");
+        for call in 2..4 {
+            assert_eq!(floats(valid.forward(x.clone().without_autodiff())), expected, "{name}: packed, call {call}");
+        }
     }
+}
+
+#[test]
+fn parameters_that_change_are_seen() {
+    let form = BlockForm::gpt2(8, 12);
+    let numbers = &mut Numbers::new(8);
+    let mut valid = block(form, numbers).valid();
+    let x = numbers.tensor([4, 8], &Device::flex());
+    let call = |valid: &Fused| floats(valid.forward(x.clone()));
+    let before = call(&valid);
+    assert_eq!([call(&valid), call(&valid)], [before.clone(), before.clone()]);
+    // A weight that is changed in place as far as burn can: the packed copy holds the old one.
+    valid.maps[0].weight = valid.maps[0].weight.clone().map(|w| w * 2.0);
+    let expected = call(&valid.clone());
+    assert_ne!(expected, before);
+    assert_eq!([call(&valid), call(&valid), call(&valid)], [expected.clone(), expected.clone(), expected]);
 }
 
 #[test]

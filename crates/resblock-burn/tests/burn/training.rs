@@ -31,8 +31,7 @@ fn train(mut optimizer: ModuleOptimizer, rate: f64) -> (f32, f32) {
 
 #[test]
 fn burns_optimisers_train_it() {
-    for (name, optimizer, rate) in
-        [("AdamW", AdamWConfig::new().init(), 1e-2), ("SGD", SgdConfig::new().init(), 5e-2)]
+    for (name, optimizer, rate) in [("AdamW", AdamWConfig::new().init(), 1e-2), ("SGD", SgdConfig::new().init(), 5e-2)]
     {
         let (first, last) = train(optimizer, rate);
         assert!(last < 0.3 * first, "{name}: {first} to {last}");
