@@ -155,17 +155,18 @@ def _backward(
     function = compiled(formula)
     check("dy", dy)
     made: list[Tensor] = []
-    dx_view, grads = None, []
+    dx_view = None
     if need_dx:
         made.append(_rows_like(dy, function.inputs))
         dx_view = _matrix(made[0])[1]
-    for want, param in zip(wanted, params):
-        grads.append(None)
+    grads: list[View | None] = [None] * len(params)
+    for at, (want, param) in enumerate(zip(wanted, params)):
         if want:
             # As the parameter lies, if it is dense: optimisers then go through both in one order.
-            grad = MEMORY.take(param.shape, _dense_strides(param), torch.float32)
+            size, strides, count = param.shape, _dense_strides(param), param.numel()
+            grad = MEMORY.take(size, strides, torch.float32)
             made.append(grad)
-            grads[-1] = _matrix(grad)[1] if param.dim() == 2 else _vector(grad)[1]
+            grads[at] = (grad.data_ptr(), *size, *strides) if len(size) == 2 else (grad.data_ptr(), 1, count, count, 1)
     dy, dy_view = _matrix(dy)
     held, views = _operands(params)
     function.native.backward(dy_view, _vector(record)[1], views, dx_view, grads, threads())
@@ -261,6 +262,7 @@ def _setup(ctx, inputs, output):
     _, params, _, formula, _ = inputs
     ctx.save_for_backward(output[1], *params)
     ctx.formula = formula
+    ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx, dy, _):
@@ -283,6 +285,7 @@ class _Eager(torch.autograd.Function):
         ctx.save_for_backward(record, *params)
         ctx.formula = formula
         ctx.mark_non_differentiable(record)
+        ctx.set_materialize_grads(False)  # of the record there is none
         return y, record
 
     @staticmethod
