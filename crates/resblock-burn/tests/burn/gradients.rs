@@ -3,7 +3,7 @@
 use crate::common::{Numbers, assert_close, block, device, floats, forms, gradients, layer, reference};
 use burn::module::{Module, Param};
 use burn::nn::Linear;
-use burn::tensor::{DType, Gradients, Tensor, TensorData, activation};
+use burn::tensor::{DType, Device, Gradients, Tensor, TensorData, activation};
 use resblock_burn::resblock::{Activation, BlockForm, Norm};
 use resblock_burn::{Formula, Fused};
 
@@ -107,23 +107,16 @@ fn weights_of_other_strides() {
     let numbers = &mut Numbers::new(6);
     let layer = block(form, numbers);
     let x = numbers.tensor([9, 6], &device()).require_grad();
-    // The same weights in other strides: by columns, and flipped twice; a bias that is a column of a matrix.
-    fn parameter<const D: usize>(
-        from: &Param<Tensor<D>>,
-        turn: impl FnOnce(Tensor<D>) -> Tensor<D>,
-    ) -> Param<Tensor<D>> {
-        Param::from_tensor(Tensor::from_inner(turn(from.val().without_autodiff())))
+    // The same values in memory of another order: by columns, and backwards.
+    fn turned<const D: usize>(from: &Param<Tensor<D>>, turn: fn(Tensor<D>) -> Tensor<D>) -> Param<Tensor<D>> {
+        let data = turn(from.val().without_autodiff()).into_data();
+        Param::from_tensor(Tensor::from_inner(turn(Tensor::from_data(data, &Device::flex()))))
     }
-    let by_columns = |w: &Param<Tensor<2>>| parameter(w, |w| w.t().mul_scalar(1.0).t());
-    let flipped = |w: &Param<Tensor<2>>| parameter(w, |w| w.flip([0, 1]).mul_scalar(1.0).flip([0, 1]));
-    let column = |b: &Param<Tensor<1>>| {
-        parameter(b, |b| Tensor::stack::<2>(vec![b.clone(), b], 1).narrow(1, 1, 1).squeeze_dim(1))
-    };
     let [first, second] = &layer.maps[..] else { panic!("two maps") };
     let bias = |map: &Linear| map.bias.clone().expect("a bias");
     let maps = vec![
-        Linear { weight: by_columns(&first.weight), bias: Some(column(&bias(first))) },
-        Linear { weight: flipped(&second.weight), bias: Some(bias(second)) },
+        Linear { weight: turned(&first.weight, Tensor::t), bias: Some(turned(&bias(first), |b| b.flip([0]))) },
+        Linear { weight: turned(&second.weight, |w| w.flip([0, 1])), bias: Some(bias(second)) },
     ];
     let strided = Fused::from_parts(&[form.into()], maps, layer.vectors.clone(), Vec::new()).unwrap();
     let (y, same) = (layer.forward(x.clone()), strided.forward(x.clone()));
@@ -199,8 +192,8 @@ fn untracked_parameters() {
 #[test]
 fn checkpointing_changes_no_bit() {
     let form = BlockForm::llama(8, 12);
-    let balanced = burn::tensor::Device::flex().autodiff().gradient_checkpointing();
-    let run = |device: &burn::tensor::Device| {
+    let balanced = Device::flex().autodiff().gradient_checkpointing();
+    let run = |device: &Device| {
         let numbers = &mut Numbers::new(11);
         let layer = layer(&[form.into()], numbers, device);
         let x = numbers.tensor([6, 8], device).require_grad();
