@@ -266,6 +266,8 @@ def _setup(ctx, inputs, output):
 
 
 def _gradients(ctx, dy, _):
+    if dy is None:
+        return None, [None] * len(ctx.needs_input_grad[1]), None, None, None
     record, *params = ctx.saved_tensors
     need_dx, wanted = ctx.needs_input_grad[0], list(ctx.needs_input_grad[1])
     made = torch.ops.resblock.backward(dy, record, params, ctx.formula, need_dx, wanted)
@@ -291,6 +293,8 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy, _):
+        if dy is None:
+            return (None,) * len(ctx.needs_input_grad)
         record, *params = ctx.saved_tensors
         need_dx, wanted = ctx.needs_input_grad[3], ctx.needs_input_grad[4:]
         made = _backward(dy, record, params, ctx.formula, need_dx, wanted)
