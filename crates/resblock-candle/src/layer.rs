@@ -56,9 +56,6 @@ pub struct Fused {
     step: Arc<AtomicU32>,
 }
 
-/// How often any layer has changed running averages: layers may share them, and have packed them.
-static STATISTICS: AtomicU64 = AtomicU64::new(0);
-
 /// The seed of the next layer that is made.
 static SEEDS: AtomicU64 = AtomicU64::new(0);
 
@@ -238,20 +235,30 @@ impl Fused {
         Ok(Arc::new(Tensors::new(tensors.collect::<Result<_>>()?)))
     }
 
+    /// The bits of all running averages.
+    fn running(&self) -> Result<Vec<u32>> {
+        let specs = self.engine.specs.iter().zip(&self.tensors.all);
+        let mut bits = Vec::new();
+        for (_, tensor) in specs.filter(|(spec, _)| !spec.name.role.is_learned()) {
+            bits.extend(tensor.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f32::to_bits));
+        }
+        Ok(bits)
+    }
+
     /// The parameters as calls have them.
     fn params(&self, wanted: &[bool]) -> Result<Params> {
         if wanted.contains(&true) || !self.packs {
             return Ok(Params::Tensors(self.as_they_are()?));
         }
-        let statistics = STATISTICS.load(Ordering::Acquire);
-        let constant = self.engine.specs.iter().all(|spec| spec.name.role.is_learned());
+        // Running averages may have moved since, by a call of any layer that shares them.
+        let running = self.running()?;
         let mut packed = lock(&self.packed);
-        if let Some(packed) = packed.as_ref().filter(|packed| constant || packed.statistics == statistics) {
+        if let Some(packed) = packed.as_ref().filter(|packed| packed.running == running) {
             return Ok(Params::Packed(Arc::clone(packed)));
         }
         let pack = |params: resblock::ParamsRef<'_>| self.engine.functional.pack(params);
         let net = self.tensors.with(&self.engine.specs, pack)?;
-        let new = Arc::new(Packed::new(net, statistics)?);
+        let new = Arc::new(Packed::new(net, running)?);
         *packed = Some(Arc::clone(&new));
         Ok(Params::Packed(new))
     }
@@ -316,27 +323,35 @@ impl Fused {
         })
     }
 
+    /// Brings running averages up to date. Those that several layers of a chain share move by one layer after the other.
     fn update_statistics(&self, record: &[f32]) -> Result<()> {
-        let specs = self.engine.specs.iter().zip(self.tensors.all.iter());
-        let vectors = specs.filter(|(spec, _)| spec.place == Place::Vector);
-        let mut running = Vec::new();
-        for (spec, tensor) in vectors {
-            let old = if spec.name.role.is_learned() { None } else { Some(tensor.flatten_all()?.to_vec1::<f32>()?) };
-            running.push((tensor, old));
-        }
-        if running.iter().all(|(_, old)| old.is_none()) {
-            return Ok(());
-        }
-        let mut views: Vec<_> = running.iter_mut().map(|(_, values)| values.as_deref_mut()).collect();
-        let updated = self.engine.functional.update_statistics(record, self.momentum, &mut views);
-        updated.map_err(Error::wrap)?;
-        for (tensor, new) in running {
-            if let Some(new) = new {
-                // The variable itself: it is one, since this layer was made.
-                Var::from_tensor(tensor)?.set(&Tensor::from_vec(new, tensor.shape(), tensor.device())?)?;
+        let specs = self.engine.specs.iter().zip(&self.tensors.all);
+        let vectors: Vec<_> = specs.filter(|(spec, _)| spec.place == Place::Vector).collect();
+        let is_running = |at: &usize| !vectors[*at].0.name.role.is_learned();
+        let mut rest: Vec<usize> = (0..vectors.len()).filter(is_running).collect();
+        while !rest.is_empty() {
+            let mut now: Vec<usize> = Vec::new();
+            rest.retain(|&at| {
+                let again = now.iter().any(|&other| vectors[other].1.id() == vectors[at].1.id());
+                if !again {
+                    now.push(at);
+                }
+                again
+            });
+            let mut values: Vec<Option<Vec<f32>>> = vec![None; vectors.len()];
+            for &at in &now {
+                values[at] = Some(vectors[at].1.flatten_all()?.to_vec1()?);
+            }
+            let mut views: Vec<_> = values.iter_mut().map(|values| values.as_deref_mut()).collect();
+            let updated = self.engine.functional.update_statistics(record, self.momentum, &mut views);
+            updated.map_err(Error::wrap)?;
+            for (new, (_, tensor)) in values.into_iter().zip(&vectors) {
+                if let Some(new) = new {
+                    // The variable itself: it is one, since this layer was made.
+                    Var::from_tensor(tensor)?.set(&Tensor::from_vec(new, tensor.shape(), tensor.device())?)?;
+                }
             }
         }
-        STATISTICS.fetch_add(1, Ordering::Release);
         Ok(())
     }
 }

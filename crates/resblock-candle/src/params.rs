@@ -149,17 +149,17 @@ pub(crate) enum Params {
 #[derive(Debug)]
 pub(crate) struct Packed {
     net: Sequence,
-    /// How often any layer had changed running averages.
-    pub(crate) statistics: u64,
+    /// The bits of the running averages that it is of.
+    pub(crate) running: Vec<u32>,
     /// None of any parameter.
     declined: Gradients,
 }
 
 impl Packed {
-    pub(crate) fn new(net: Sequence, statistics: u64) -> Result<Self> {
+    pub(crate) fn new(net: Sequence, running: Vec<u32>) -> Result<Self> {
         let mut declined = Gradients::new(&net).map_err(Error::wrap)?;
         declined.decline(|_| true);
-        Ok(Self { net, statistics, declined })
+        Ok(Self { net, running, declined })
     }
 
     pub(crate) fn infer(&self, ctx: &Context, ws: &mut Workspace, x: MatRef<'_>, y: MatMut<'_>) -> Refused<()> {

@@ -98,7 +98,7 @@ def main():
     torch.manual_seed(0)
     columns = ["eager"] if args.eager else ["eager", "compiled", "ours compiled"]
     ratios = {(what, column): [] for what in ("forward", "train") for column in columns}
-    print(f"PyTorch {torch.__version__}, {args.threads} threads, ours on theirs: {resblock.torch.ops.threads.__module__ and resblock.torch.threads.SHARES_OPENMP}")
+    print(f"PyTorch {torch.__version__}, {args.threads} threads, ours the same: {resblock.torch.threads.SHARES_OPENMP}")
     for kind, make in FORMS.items():
         for n, d, h, depth in SHAPES:
             x = torch.randn(n, d)

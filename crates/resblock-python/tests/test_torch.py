@@ -300,6 +300,10 @@ def test_memory_is_used_again_but_never_shared():
     sum(y.sum() for y in outputs).backward()
     assert all(torch.equal(a, b) for a, b in zip(kept, before)), "gradients that are still held were written to"
     assert len({y.data_ptr() for y in outputs}) == len(outputs)
+    shared = module(x).detach().share_memory_()
+    address = shared.data_ptr()
+    del shared
+    assert all(module(x).data_ptr() != address for _ in range(40)), "another process may have this memory"
     del outputs, y, kept
     for p in module.parameters():
         p.grad = None

@@ -227,6 +227,24 @@ fn packed_copies_follow_running_averages() -> Result<()> {
 }
 
 #[test]
+fn layers_of_a_chain_that_share_a_norm_move_its_averages_one_after_the_other() -> Result<()> {
+    let numbers = &mut Numbers::new(14);
+    let x = numbers.tensor(&[16, 8]);
+    let new = || -> Result<Fused> {
+        let (one, zero) = (Tensor::ones(8, DType::F32, &Device::Cpu)?, Tensor::zeros(8, DType::F32, &Device::Cpu)?);
+        Fused::new(Formula::norm(8, Norm::batch(1e-5)), vec![one.clone(), zero.clone(), zero, one])
+    };
+    let (chained, alone) = (new()?, new()?);
+    let together = Fused::chain(&[chained.clone(), chained.clone()])?.forward_t(&x, true)?;
+    let apart = alone.forward_t(&alone.forward_t(&x, true)?, true)?;
+    assert_eq!(floats(&together), floats(&apart));
+    for ((name, found), (_, expected)) in chained.parameters().zip(alone.parameters()) {
+        assert_eq!(floats(found), floats(expected), "{name}");
+    }
+    Ok(())
+}
+
+#[test]
 fn writers_and_readers_do_not_wait_for_each_other_for_ever() -> Result<()> {
     let form = BlockForm { biases: false, ..BlockForm::new(16, 16, Activation::Relu) };
     let parameters = variables(&form, &mut Numbers::new(13));

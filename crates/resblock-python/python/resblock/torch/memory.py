@@ -2,7 +2,7 @@
 
 A training step makes as many bytes of gradients as there are parameters, and frees them. The system's allocator gives such pieces back to the kernel, which
 clears their pages at the next step: more time than computing what is in them where batches are small. So pieces stay here while they are free. A
-piece is free when no tensor shares its storage any more; those that nobody has asked for in a while are let go.
+piece is free when no tensor shares its storage any more, in this process or another; those that nobody has asked for in a while are let go.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ class _Memory:
             for _ in range(len(pieces)):
                 last, owner = pieces.popleft()
                 storage = owner.untyped_storage()
+                if storage.is_shared():  # Another process may have it, whom nobody counts.
+                    self._count -= 1
+                    continue
                 # The owner's share, and that of the storage object at hand.
                 if torch._C._storage_Use_Count(storage._cdata) == 2 and storage.nbytes() == length:
                     break
