@@ -9,6 +9,15 @@ use crate::program::norm::Norm;
 
 /// What a layer computes, as data, for hosts that keep parameters themselves: which parameters there are, and how they are called with
 /// ([`Functional::formulas`]). With feature `serde` it can be written down.
+///
+/// ```
+/// # #[cfg(feature = "serde")] {
+/// use resblock::{BlockForm, Formula};
+/// let formula = Formula::Block(BlockForm::llama(64, 256));
+/// let text = serde_json::to_string(&formula).unwrap();
+/// assert_eq!(serde_json::from_str::<Formula>(&text).unwrap(), formula);
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]

@@ -10,10 +10,11 @@ use resblock::reference::{
 use resblock::{
     Activation, AdamW, Affine, AffineGradMut, AffineRef, BinaryCrossEntropy, Block, BlockForm, Blocking, BranchScale,
     Checkpoint, CheckpointError, Context, Convention, CrossEntropy, Divisor, Draw, Dropout, Error, Explanation,
-    Functional, GradMode, GradientFlow, GradientSummary, Gradients, GradsMut, Group, Huber, Init, Isa, IsaList, Keep,
-    KernelBench, Leftovers, Linear, Machine, MatMut, MatRef, Matrix, Node, Norm, NormKind, NormLayer, Par, ParamsRef,
-    Part, Pass, Peak, Place, Purpose, RateDecay, Record, Role, Schedule, Scheme, Select, Sequence, Sgd, Skip, Snapshot,
-    SquaredError, Stack, StackConfig, Stored, TensorInfo, TensorMut, TensorName, TensorRef, Vector, Weights, Workspace,
+    Formula, Functional, GradMode, GradientFlow, GradientSummary, Gradients, GradsMut, Group, Huber, Init, Isa,
+    IsaList, Keep, KernelBench, Leftovers, Linear, Machine, MatMut, MatRef, Matrix, Node, Norm, NormKind, NormLayer,
+    Par, ParamsRef, Part, Pass, Peak, Place, Purpose, RateDecay, Record, Role, Schedule, Scheme, Select, Sequence, Sgd,
+    Skip, Snapshot, SquaredError, Stack, StackConfig, Stored, TensorInfo, TensorMut, TensorName, TensorRef, Vector,
+    Weights, Workspace,
 };
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
@@ -35,7 +36,7 @@ assert_traits!(VALUES:
     GradientFlow, Gradients, GradientSummary, Init, Isa, Snapshot<'_>, IsaList, KernelBench, Linear, Machine, MatRef<'_>, Matrix, Par, Part, Peak, Place, Role, TensorName, TensorRef<'_>, Group, Select, Schedule, RateDecay, Scheme, Sgd, Skip, Stack, StackConfig,
     Leftovers, TensorInfo<'_>, Weights, Workspace, Accuracy, BackwardBounds, ForwardBounds, Map, MapBounds, NetworkBounds, Numbers, Running, BlockGrads<f32>, BlockOut<f32>, BlockParams<'_, f32>, LinearGrads<f32>, LinearOut<f32>,
     BinaryCrossEntropy<'_>, CrossEntropy<'_>, Divisor, Huber, SquaredError, LossAccuracy,
-    Convention, Draw, Dropout, Explanation, Functional, Keep, Node, Norm, NormKind, NormLayer, ParamsRef<'_>, Purpose, Record, Sequence, Vector,
+    Convention, Draw, Dropout, Explanation, Formula, Functional, Keep, Node, Norm, NormKind, NormLayer, ParamsRef<'_>, Purpose, Record, Sequence, Vector,
     Stored, BlockTensors<f32>, FormOut<f32>, MapTensors<f32>, NormOut<f32>, NormTensors<f32>, Statistics;
     crosses_threads, survives_panics
 );
