@@ -1,7 +1,19 @@
 from collections.abc import Sequence
 from typing import Any, final
 
-__all__: list[str]
+__all__ = [
+    "Function",
+    "Packed",
+    "ResblockError",
+    "__version__",
+    "conventions",
+    "named_form",
+    "num_threads",
+    "set_num_threads",
+    "stored",
+    "use_openmp",
+    "xla_targets",
+]
 __version__: str
 
 class ResblockError(ValueError): ...
